@@ -1,0 +1,68 @@
+"""API keys on disk: one file per config folder, keyed by the coordinator's URL, readable by its owner alone."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fai.stop import Stop
+
+FILE_NAME = "credentials.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """What joining a coordinator left behind."""
+
+    server_url: str
+    api_key: str
+    nickname: str
+    experiment: str | None
+
+
+def load_credentials(config_dir: Path, server_url: str | None) -> Credentials | None:
+    """What is stored for `server_url`, or for the coordinator joined last; None where there is nothing.
+
+    Raises: Stop where the file cannot be read.
+    """
+    data = _read(config_dir / FILE_NAME)
+    url = server_url or data.get("current")
+    values = data.get("servers", {}).get(url)
+    return None if values is None else Credentials(server_url=url, **values)
+
+
+def save_credentials(config_dir: Path, credentials: Credentials) -> None:
+    """Store `credentials` and make their coordinator the current one; the old file or the new one is there, never a half.
+
+    Raises: Stop where the folder cannot be written.
+    """
+    path = config_dir / FILE_NAME
+    data = _read(path)
+    values = dataclasses.asdict(credentials)
+    url = values.pop("server_url")
+    data = {"current": url, "servers": {**data.get("servers", {}), url: values}}
+    temporary = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    try:
+        config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+            json.dump(data, file, ensure_ascii=False, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Stop("config_unwritable", path=path, why=error.strerror or error) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise Stop("config_unreadable", path=path, why=error) from error
+    if not isinstance(data, dict):
+        raise Stop("config_unreadable", path=path, why="not a JSON object")
+    return data

@@ -1,0 +1,33 @@
+"""Celery settings of the control plane. The database is the truth: a lost message costs one tick, not a job."""
+
+from django.conf import settings
+from kombu import Queue
+
+broker_url = settings.REDIS_URL
+broker_connection_max_retries = None
+broker_connection_retry_on_startup = True
+broker_transport_options = {"socket_connect_timeout": 10, "socket_keepalive": True, "health_check_interval": 5}
+task_ignore_result = True
+task_serializer = "json"
+accept_content = ["json"]
+task_default_queue = "control"
+task_queues = [Queue(name) for name in ("control", "data", "merge", "evaluate")]
+task_routes = {
+    "training.tasks.dispatch": {"queue": "control"},
+    "training.tasks.reap": {"queue": "control"},
+    "training.tasks.prepare": {"queue": "data"},
+    "training.tasks.validate": {"queue": "data"},
+    "training.tasks.merge": {"queue": "merge"},
+    "training.tasks.evaluate": {"queue": "evaluate"},
+}
+worker_prefetch_multiplier = 1
+worker_send_task_events = False
+beat_schedule = {
+    name: {
+        "task": f"training.tasks.{name}",
+        "schedule": settings.TICK_SECONDS,
+        # A tick that no worker took before the next one is due is worth nothing.
+        "options": {"expires": settings.TICK_SECONDS},
+    }
+    for name in ("dispatch", "reap")
+}

@@ -1,0 +1,180 @@
+"""Django settings. Every FAI_* environment variable that the server knows is read here, once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _flag(name: str, *, default: bool) -> bool:
+    value = os.environ.get(name, str(default)).lower()
+    if value not in {"true", "false", "1", "0"}:
+        raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
+    return value in {"true", "1"}
+
+
+def _secret_key(state_dir: Path) -> str:
+    """Key from the environment, else one that is made once and kept, for its owner alone, in the state folder."""
+    if key := os.environ.get("FAI_SECRET_KEY"):
+        return key
+    path = state_dir / "secret_key"
+    state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(get_random_secret_key())
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii")
+
+
+STATE_DIR = Path(os.environ.get("FAI_STATE_DIR", BASE_DIR / ".state")).resolve()
+DEBUG = _flag("FAI_DEBUG", default=False)
+SECRET_KEY = _secret_key(STATE_DIR)
+ALLOWED_HOSTS = os.environ.get("FAI_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]").split(",")
+CSRF_TRUSTED_ORIGINS = [origin for origin in os.environ.get("FAI_CSRF_TRUSTED_ORIGINS", "").split(",") if origin]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _flag("FAI_BEHIND_PROXY", default=False) else None
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "contributors",
+    "training",
+    "inference",
+    "fai_project",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "fai_project.urls"
+ASGI_APPLICATION = "fai_project.asgi.application"
+WSGI_APPLICATION = "fai_project.wsgi.application"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.template.context_processors.i18n",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database(url: str) -> dict[str, Any]:
+    database: dict[str, Any] = dict(dj_database_url.parse(url))
+    if database["ENGINE"].endswith("sqlite3"):
+        database["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    else:
+        # Under ASGI each request runs in a thread of its own, so a connection outlives it only in a pool.
+        database["OPTIONS"] = {**database.get("OPTIONS", {}), "pool": True}
+    return database
+
+
+DATABASES = {"default": _database(os.environ.get("FAI_DATABASE_URL", f"sqlite:///{STATE_DIR / 'fai.sqlite3'}"))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+S3_BUCKET = os.environ.get("FAI_S3_BUCKET", "")
+STORAGES: dict[str, Any] = {
+    "default": (
+        {
+            "BACKEND": "storages.backends.s3.S3Storage",
+            "OPTIONS": {
+                "bucket_name": S3_BUCKET,
+                "endpoint_url": os.environ.get("FAI_S3_ENDPOINT_URL") or None,
+                "access_key": os.environ.get("FAI_S3_ACCESS_KEY"),
+                "secret_key": os.environ.get("FAI_S3_SECRET_KEY"),
+                "file_overwrite": False,
+                "querystring_expire": 3_600,
+            },
+        }
+        if S3_BUCKET
+        else {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": STATE_DIR / "storage"},
+        }
+    ),
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+UPLOAD_DIR = STATE_DIR / "uploads"
+"""Deltas that are still being received; web processes of one coordinator share it."""
+
+STATIC_URL = "/static/"
+STATIC_ROOT = STATE_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("ko", "한국어")]
+LOCALE_PATHS = [BASE_DIR / "fai_project" / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+REDIS_URL = os.environ.get("FAI_REDIS_URL", "redis://127.0.0.1:6379/0")
+"""The coordinator's own account: control queues, publishing to devices, the engine's requests and streams."""
+REDIS_ACL_URL = os.environ.get("FAI_REDIS_ACL_URL", REDIS_URL)
+"""The account that may create and delete devices' accounts."""
+REDIS_PUBLIC_URL = os.environ.get("FAI_REDIS_PUBLIC_URL", REDIS_URL)
+"""Where volunteers reach Redis; user name and password in it are ignored."""
+REDIS_CA_FILE = os.environ.get("FAI_REDIS_CA_FILE", "")
+"""Certificate authority of a broker whose certificate is privately signed; handed to devices."""
+
+TICK_SECONDS = float(os.environ.get("FAI_TICK_SECONDS", "2"))
+"""How often beat dispatches and reaps."""
+OFFER_SECONDS = int(os.environ.get("FAI_OFFER_SECONDS", "90"))
+HEARTBEAT_SECONDS = int(os.environ.get("FAI_HEARTBEAT_SECONDS", "30"))
+LEASE_SECONDS = int(os.environ.get("FAI_LEASE_SECONDS", "150"))
+
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["contributors.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "contributors.api.problem_details",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "FAI",
+    "DESCRIPTION": "Join, train, earn, and complete. Volunteers use /api/v1, any OpenAI client uses /v1.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+UNFOLD = {
+    "SITE_TITLE": "FAI",
+    "SITE_HEADER": _("FAI coordinator"),
+    "SITE_URL": reverse_lazy("experiments"),
+}

@@ -1,0 +1,106 @@
+"""Token shards: flat little-endian arrays on disk, and the batches drawn from them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ml.corpus import CorpusInvalid
+from ml.files import replacing
+from ml.tokenizer import end_of_text
+
+DTYPES = ("uint16", "uint32")
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+
+class ShardInvalid(ValueError):
+    """A file that is no token shard of the announced type."""
+
+
+def dtype_for(vocab_size: int) -> str:
+    """Name of the smallest type in DTYPES that holds every token."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def split_documents(documents: Sequence[str], *, validation_share: float) -> tuple[list[str], list[str]]:
+    """Training and validation documents, chosen by their content: neither order nor place matters.
+
+    Equal documents fall on the same side, so nothing is validated on what was trained.
+
+    Raises: CorpusInvalid where there are fewer than two different documents.
+    """
+    ranks = [hashlib.sha256(document.encode()).digest() for document in documents]
+    distinct = sorted(set(ranks))
+    if len(distinct) < 2:
+        raise CorpusInvalid("The corpus needs two different documents, one to train and one to validate: add files.")
+    num_validation = min(max(1, round(len(distinct) * validation_share)), len(distinct) - 1)
+    last = distinct[num_validation - 1]
+    training = [document for document, rank in zip(documents, ranks, strict=True) if rank > last]
+    validation = [document for document, rank in zip(documents, ranks, strict=True) if rank <= last]
+    return training, validation
+
+
+def encode_documents(documents: Sequence[str], *, tokenizer: Tokenizer) -> Tokens:
+    """All documents as one stream, END_OF_TEXT after each.
+
+    Shapes: (num_tokens,) of dtype_for(vocabulary).
+    """
+    dtype = dtype_for(tokenizer.get_vocab_size())
+    end = np.array([end_of_text(tokenizer)], dtype=dtype)
+    pieces = [np.zeros(0, dtype=dtype)]
+    for encoding in tokenizer.encode_batch_fast(list(documents), add_special_tokens=False):
+        pieces += [np.array(encoding.ids, dtype=dtype), end]
+    return np.concatenate(pieces)
+
+
+def split_tokens(tokens: Tokens, *, shard_tokens: int) -> list[Tokens]:
+    """The stream in order, in the fewest shards of at most shard_tokens, their sizes equal to within one token."""
+    num_shards = max(1, -(-len(tokens) // shard_tokens))
+    return list(np.array_split(tokens, num_shards))
+
+
+def write_shard(tokens: Tokens, path: Path) -> None:
+    """Write the tokens so that open_shard reads them on any machine."""
+    with replacing(path) as partial:
+        tokens.astype(tokens.dtype.newbyteorder("<"), copy=False).tofile(partial)
+
+
+def open_shard(path: Path, dtype: str) -> Tokens:
+    """The shard as a read-only memory map.
+
+    Raises: ShardInvalid.
+    """
+    if dtype not in DTYPES:
+        raise ShardInvalid(f"{path.name}: a shard holds {' or '.join(DTYPES)}, not {dtype}")
+    size_bytes = path.stat().st_size
+    element = np.dtype(dtype).newbyteorder("<")
+    if size_bytes == 0 or size_bytes % element.itemsize:
+        raise ShardInvalid(f"{path.name}: {size_bytes} bytes are no array of {dtype}")
+    return np.memmap(path, dtype=element, mode="r")
+
+
+def require_windows(tokens: Tokens, *, block_size: int) -> None:
+    """Raises: CorpusInvalid where the tokens hold not one window of block_size inputs with their targets."""
+    if len(tokens) <= block_size:
+        raise CorpusInvalid(
+            f"The corpus is too small for the block size: {len(tokens)} tokens, and {block_size + 1} are needed; "
+            "add text, or lower block_size."
+        )
+
+
+def sample_batch(shard: Tokens, *, seed: int, step: int, num_rows: int, block_size: int) -> NDArray[np.int64]:
+    """Windows at places that depend on seed and step alone, on any machine and with any NumPy.
+
+    Row r is the same whatever num_rows is, so that a batch may be trained in pieces of any size.
+
+    Shapes: (num_rows, block_size + 1).
+    Raises: CorpusInvalid.
+    """
+    require_windows(shard, block_size=block_size)
+    # Raw Philox output is the same in every version of NumPy; Generator's methods are not promised to be.
+    # With 64 random bits the modulo favours a window by less than 2**-30.
+    places = np.random.Philox(key=seed, counter=[0, 0, 0, step]).random_raw(num_rows) % (len(shard) - block_size)
+    return shard[places.astype(np.int64)[:, None] + np.arange(block_size + 1)].astype(np.int64)

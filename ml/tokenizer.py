@@ -1,0 +1,65 @@
+"""Byte-level BPE: every text has tokens, and its tokens give back the same text."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ml.corpus import CorpusInvalid
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = [END_OF_TEXT, "[QUESTION]", "[/QUESTION]", "[ANSWER]", "[/ANSWER]"]
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+
+# Source: Qwen2's tokenizer, so that an exported model names a pre-tokenizer that llama.cpp knows.
+_WORDS = Regex(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
+    """A tokenizer of exactly vocab_size tokens, the same for the same texts in any order.
+
+    The special tokens come first: END_OF_TEXT is token 0.
+
+    Raises: CorpusInvalid where the texts hold too few distinct pairs for so many tokens.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise CorpusInvalid(f"A vocabulary needs at least {MIN_VOCAB_SIZE} tokens, not {vocab_size}: raise vocab_size.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_WORDS, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise CorpusInvalid(
+            f"The corpus gives a vocabulary of at most {tokenizer.get_vocab_size()} tokens, not {vocab_size}: "
+            "add text, or lower vocab_size."
+        )
+    return tokenizer
+
+
+def load(path: Path) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save` wrote to `path`."""
+    return Tokenizer.from_file(str(path))
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The token that ends a document.
+
+    Raises: ValueError where the tokenizer is none of ours.
+    """
+    token = tokenizer.token_to_id(END_OF_TEXT)
+    if token is None:
+        raise ValueError(f"the tokenizer has no {END_OF_TEXT}")
+    return int(token)

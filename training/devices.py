@@ -1,0 +1,134 @@
+"""What a heartbeat means: the device is alive, its lease goes on, and it is told what to do or why there is nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db.models import QuerySet, Sum
+from django.db.models.functions import Coalesce
+
+from contributors import ledger
+from contributors.models import Contributor, Device
+from ml.protocol import DeviceState, Directives, Heartbeat, Reason
+from training import dispatch, jobs
+from training.models import Attempt, Enrollment, Experiment, Round
+
+State = Experiment.State
+WAITING: dict[str, Reason] = {
+    State.DRAFT: Reason.EXPERIMENT_PREPARING,
+    State.PREPARING: Reason.EXPERIMENT_PREPARING,
+    State.PAUSED: Reason.EXPERIMENT_PAUSED,
+    State.FINISHED: Reason.EXPERIMENT_FINISHED,
+}
+"""Why an experiment that is not running has no work."""
+
+
+class DeviceNotFound(Exception):
+    """No such device among the contributor's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """A contributor's credits and what is under way."""
+
+    balance: ledger.Balance
+    pending_credits: int
+
+
+def find(*, device_id: int, contributor: Contributor) -> Device:
+    """One of the contributor's devices.
+
+    Raises: DeviceNotFound.
+    """
+    try:
+        return Device.objects.get(pk=device_id, contributor=contributor)
+    except Device.DoesNotExist as error:
+        raise DeviceNotFound(f"no device {device_id} of yours") from error
+
+
+def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
+    """Record a sign of life and answer it."""
+    lost = None
+    if heartbeat.attempt_id is not None:
+        lost = jobs.extend_lease(
+            attempt_id=heartbeat.attempt_id,
+            device=device,
+            progress_tokens=heartbeat.progress_tokens,
+            progress_loss=heartbeat.progress_loss,
+            now=now,
+        )
+    experiment = wanted_experiment(heartbeat.experiment)
+    if experiment is not None:
+        enroll(device=device, experiment=experiment, tokens_per_second=heartbeat.tokens_per_second, now=now)
+    offer_pending = Attempt.objects.claimable(now).filter(device=device).exists()
+    reason = lost
+    if reason is None and heartbeat.state == DeviceState.IDLE:
+        reason = Reason.OFFER_PENDING if offer_pending else idle_reason(device, experiment, now=now)
+    Device.objects.filter(pk=device.pk).update(last_seen_at=now, state=heartbeat.state, idle_reason=reason or "")
+    if heartbeat.state == DeviceState.LEAVING and offer_pending:
+        take_back_offers(device=device, now=now)
+    contributor_standing = standing(device.contributor)
+    return Directives(
+        experiment=experiment.slug if experiment else None,
+        offer_pending=offer_pending,
+        cancel_attempt=lost is not None,
+        reason=reason,
+        available_credits=contributor_standing.balance.available,
+        escrow_credits=contributor_standing.balance.escrow,
+        pending_credits=contributor_standing.pending_credits,
+    )
+
+
+def wanted_experiment(slug: str | None) -> Experiment | None:
+    """The experiment that a device named, else the newest that runs."""
+    if slug is not None:
+        return Experiment.objects.filter(slug=slug).first()
+    return Experiment.objects.filter(state=State.RUNNING).order_by("-started_at", "-pk").first()
+
+
+def enroll(*, device: Device, experiment: Experiment, tokens_per_second: float | None, now: datetime) -> None:
+    """Note that the device works on the experiment, at that speed if it has been measured."""
+    measured = {} if tokens_per_second is None else {"tokens_per_second": tokens_per_second}
+    rows = Enrollment.objects.filter(device=device, experiment=experiment)
+    if not rows.update(updated_at=now, **measured):
+        Enrollment.objects.get_or_create(
+            device=device, experiment=experiment, defaults={"updated_at": now, **measured}
+        )
+
+
+def idle_reason(device: Device, experiment: Experiment | None, *, now: datetime) -> Reason | None:
+    """Why an idle device has no offer; None where the next dispatch will make one."""
+    if experiment is None:
+        return Reason.NO_EXPERIMENT
+    if experiment.state != State.RUNNING:
+        return WAITING[experiment.state]
+    enrollment = Enrollment.objects.filter(device=device, experiment=experiment).first()
+    if enrollment is None or not enrollment.tokens_per_second:
+        return Reason.SPEED_UNKNOWN
+    if dispatch.recent_faults(device, now=now) >= dispatch.MAX_FAULTS_PER_DEVICE:
+        return Reason.TOO_MANY_FAULTS
+    has_open_round = experiment.rounds.filter(state=Round.State.OPEN).exists()
+    return Reason.ROUND_FULL if has_open_round else Reason.ROUND_CLOSING
+
+
+def standing(contributor: Contributor) -> Standing:
+    """Credits, and what is quoted on attempts under way or being validated."""
+    pending = Attempt.objects.filter(device__contributor=contributor).live().exclude(state=Attempt.State.OFFERED)
+    return Standing(
+        balance=ledger.balance(contributor),
+        pending_credits=pending.aggregate(credits=Coalesce(Sum("quoted_credits"), 0))["credits"],
+    )
+
+
+def live(*, now: datetime) -> QuerySet[Device]:
+    """Devices heard of within three heartbeats."""
+    seen = Device.objects.filter(last_seen_at__gt=dispatch.silent_since(now))
+    return seen.exclude(state=DeviceState.LEAVING)
+
+
+def take_back_offers(*, device: Device, now: datetime) -> None:
+    """Free what was offered to a device that leaves, so that another gets it at once."""
+    for attempt in Attempt.objects.filter(device=device, state=Attempt.State.OFFERED):
+        try:
+            jobs.release(attempt=attempt, reason=Reason.RELEASED, detail="the device left", now=now)
+        except jobs.AttemptNotYours:
+            continue

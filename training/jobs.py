@@ -1,0 +1,213 @@
+"""An attempt's life from offer to submission. Validation and merging take it from there."""
+
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from contributors.models import Contributor, Device
+from ml import protocol
+from ml.protocol import JobSpec, Reason, Receipt, Report
+from training import doorbell
+from training.models import Attempt, Job
+from training.transitions import EdgeRefused, TransitionLost, move
+
+State = Attempt.State
+SUBMITTED_SECONDS = 30
+"""How long a submitted attempt waits before validation is asked for again."""
+
+
+class AttemptNotFound(Exception):
+    """No such attempt among the contributor's own, or the nonce is another's."""
+
+
+class AttemptNotYours(Exception):
+    """The attempt has moved on: `reason` and `ended` say where to."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(f"attempt {attempt.pk} is {attempt.state}")
+        self.reason = attempt.reason or attempt.state
+        self.ended = attempt.state not in (State.OFFERED, *Attempt.LIVE_STATES)
+
+
+class DeltaMissing(Exception):
+    """Submitted before the whole delta was uploaded."""
+
+
+class DeviceBusy(Exception):
+    """The device has an attempt under way."""
+
+
+def offer(*, job: Job, device: Device, token_budget: int, now: datetime) -> Attempt:
+    """Offer `job` to `device` and ring it once the transaction commits.
+
+    Raises: DeviceBusy.
+    """
+    attempt = Attempt(
+        job=job,
+        device=device,
+        nonce=secrets.token_hex(16),
+        token_budget=token_budget,
+        quoted_credits=job.round.experiment.credits_for(token_budget),
+        next_transition_at=now + timedelta(seconds=settings.OFFER_SECONDS),
+        offered_at=now,
+    )
+    try:
+        with transaction.atomic():
+            attempt.save(force_insert=True)
+    except IntegrityError as error:
+        raise DeviceBusy(f"{device} has an attempt under way") from error
+    transaction.on_commit(
+        lambda: doorbell.ring(device_id=device.pk, attempt_id=attempt.pk, nonce=attempt.nonce), robust=True
+    )
+    return attempt
+
+
+def find(*, attempt_id: int, contributor: Contributor) -> Attempt:
+    """One of the contributor's attempts with all that a job spec needs.
+
+    Raises: AttemptNotFound.
+    """
+    try:
+        return Attempt.objects.select_related(
+            "device", "job__shard__blob", "job__round__experiment", "job__round__base__blob"
+        ).get(pk=attempt_id, device__contributor=contributor)
+    except Attempt.DoesNotExist as error:
+        raise AttemptNotFound(f"no attempt {attempt_id} of yours") from error
+
+
+def claim(*, attempt: Attempt, nonce: str, now: datetime) -> JobSpec:
+    """Take the offer and its lease.
+
+    Raises: AttemptNotFound on a wrong nonce; AttemptNotYours when it was taken, withdrawn or is out of time.
+    """
+    if not secrets.compare_digest(attempt.nonce, nonce):
+        raise AttemptNotFound(f"no attempt {attempt.pk} with that nonce")
+    _move(
+        attempt,
+        State.RUNNING,
+        guard={"next_transition_at__gt": now},
+        claimed_at=now,
+        next_transition_at=now + timedelta(seconds=settings.LEASE_SECONDS),
+    )
+    return _job_spec(attempt)
+
+
+def extend_lease(
+    *, attempt_id: int, device: Device, progress_tokens: int | None, progress_loss: float | None, now: datetime
+) -> Reason | None:
+    """Keep a running attempt alive; None, or why it is no longer the device's."""
+    mine = Attempt.objects.filter(pk=attempt_id, device=device)
+    kept = mine.filter(state=State.RUNNING).update(
+        next_transition_at=now + timedelta(seconds=settings.LEASE_SECONDS),
+        progress_tokens=progress_tokens or 0,
+        progress_loss=progress_loss,
+    )
+    if kept:
+        return None
+    row = mine.values_list("state", "reason").first()
+    if row is None:
+        return Reason.CANCELLED
+    state, reason = row
+    ended = state not in (*Attempt.LIVE_STATES, State.ACCEPTED, State.MERGED)
+    return Reason(reason or Reason.CANCELLED) if ended else None
+
+
+def submit(*, attempt: Attempt, report: Report, now: datetime) -> Receipt:
+    """Hand in a finished, or partly finished, job whose delta is uploaded; the second call returns the first answer.
+
+    Raises: DeltaMissing, AttemptNotYours.
+    """
+    if attempt.submitted_at is None:
+        if attempt.delta_id is None and attempt.state == State.RUNNING:
+            raise DeltaMissing(f"upload the delta of attempt {attempt.pk} before you submit it")
+        _move(
+            attempt,
+            State.SUBMITTED,
+            submitted_at=now,
+            report=protocol.encode(report),
+            next_transition_at=now + timedelta(seconds=SUBMITTED_SECONDS),
+        )
+    return receipt(attempt)
+
+
+def release(*, attempt: Attempt, reason: Reason, detail: str, now: datetime) -> Receipt:
+    """Give an attempt back: RELEASED at the owner's wish, FAILED for a fault; giving back twice is one.
+
+    Raises: AttemptNotYours when it has been submitted already.
+    """
+    to = State.FAILED if reason == Reason.CLIENT_ERROR and attempt.state == State.RUNNING else State.RELEASED
+    if attempt.state not in (State.RELEASED, State.FAILED):
+        end(attempt, to, reason=reason, detail=detail, now=now)
+    return receipt(attempt)
+
+
+def end(attempt: Attempt, to: Attempt.State, *, reason: Reason, detail: str = "", now: datetime) -> None:
+    """Move an attempt to one of its ends.
+
+    Raises: AttemptNotYours.
+    """
+    _move(attempt, to, reason=reason, detail=detail[:300], ended_at=now, next_transition_at=None)
+
+
+def expire(attempt: Attempt, *, now: datetime) -> None:
+    """End an attempt whose offer or lease has run out.
+
+    Raises: AttemptNotYours when a claim or a heartbeat came first.
+    """
+    offered = attempt.state == State.OFFERED
+    _move(
+        attempt,
+        State.OFFER_EXPIRED if offered else State.LEASE_EXPIRED,
+        guard={"next_transition_at__lte": now},
+        reason=Reason.OFFER_EXPIRED if offered else Reason.LEASE_EXPIRED,
+        ended_at=now,
+        next_transition_at=None,
+    )
+
+
+def receipt(attempt: Attempt) -> Receipt:
+    """Where the attempt stands, for its owner."""
+    return Receipt(
+        attempt_id=attempt.pk,
+        state=attempt.state,
+        reason=attempt.reason or None,
+        detail=attempt.detail,
+        verified_tokens=attempt.verified_tokens,
+        earned_credits=attempt.earned_credits,
+    )
+
+
+def _move(attempt: Attempt, to: Attempt.State, *, guard: dict[str, Any] | None = None, **fields: Any) -> None:
+    try:
+        move(attempt, to, guard=guard, **fields)
+    except (EdgeRefused, TransitionLost) as error:
+        attempt.refresh_from_db(fields=["state", "reason"])
+        raise AttemptNotYours(attempt) from error
+
+
+def _job_spec(attempt: Attempt) -> JobSpec:
+    round_, shard = attempt.job.round, attempt.job.shard
+    experiment = round_.experiment
+    return JobSpec(
+        attempt_id=attempt.pk,
+        experiment=experiment.slug,
+        round_number=round_.number,
+        model=experiment.model_config,
+        inner=experiment.inner_config,
+        codec=experiment.codec,
+        base=protocol.BlobRef(sha256=round_.base.blob_id, size_bytes=round_.base.blob.size_bytes),
+        shard=protocol.ShardRef(
+            sha256=shard.blob_id, size_bytes=shard.blob.size_bytes, num_tokens=shard.num_tokens, dtype=shard.dtype
+        ),
+        token_budget=attempt.token_budget,
+        seed=attempt.job.seed,
+        progress_start=min(1.0, (round_.number - 1) / experiment.num_rounds),
+        progress_end=min(1.0, round_.number / experiment.num_rounds),
+        quoted_credits=attempt.quoted_credits,
+        max_delta_bytes=experiment.max_delta_bytes,
+        lease_seconds=settings.LEASE_SECONDS,
+        heartbeat_seconds=settings.HEARTBEAT_SECONDS,
+    )

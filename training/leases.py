@@ -1,0 +1,42 @@
+"""Leases of the coordinator's own long work: a merge, an evaluation, a preparation that dies is begun again by another."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from django.db import connections
+from django.utils import timezone
+
+from training.models import Experiment, Round
+
+WORK_LEASE = timedelta(seconds=120)
+_RENEW_SECONDS = 30.0
+
+
+def until(now: datetime) -> datetime:
+    """When work that is taken up at `now` and then never heard of counts as dead."""
+    return now + WORK_LEASE
+
+
+@contextmanager
+def keep_alive(row: Round | Experiment) -> Iterator[None]:
+    """Renew the row's timer from a thread for as long as the context lasts and the row keeps its state."""
+    done = threading.Event()
+    thread = threading.Thread(target=_renew, args=(row, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _renew(row: Round | Experiment, done: threading.Event) -> None:
+    rows = type(row)._default_manager.filter(pk=row.pk, state=row.state)
+    try:
+        while not done.wait(_RENEW_SECONDS):
+            if not rows.update(next_transition_at=until(timezone.now())):
+                return
+    finally:
+        connections.close_all()

@@ -1,0 +1,111 @@
+"""OpenAPI shapes of the wire's dataclasses, and of what only pages and scripts read."""
+
+from rest_framework import serializers
+from rest_framework_dataclasses.serializers import DataclassSerializer
+
+from ml import protocol
+from training.models import Checkpoint, Experiment, Round
+
+
+class HeartbeatSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = protocol.Heartbeat
+
+
+class DirectivesSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = protocol.Directives
+
+
+class JobSpecSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = protocol.JobSpec
+
+
+class ReportSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = protocol.Report
+
+
+class ReceiptSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = protocol.Receipt
+
+
+class ServiceSchema(serializers.Serializer[object]):
+    service = serializers.CharField()
+    protocol_version = serializers.IntegerField()
+    version = serializers.CharField()
+
+
+class ClaimSchema(serializers.Serializer[object]):
+    nonce = serializers.CharField(max_length=32)
+
+
+class ReleaseSchema(serializers.Serializer[object]):
+    reason = serializers.ChoiceField(
+        choices=[protocol.Reason.RELEASED.value, protocol.Reason.CLIENT_ERROR.value],
+        default=protocol.Reason.RELEASED.value,
+    )
+    detail = serializers.CharField(max_length=300, allow_blank=True, default="")
+
+
+class OffsetSchema(serializers.Serializer[object]):
+    offset = serializers.IntegerField()
+
+
+class CheckpointSchema(serializers.ModelSerializer[Checkpoint]):
+    sha256 = serializers.CharField(source="blob_id")
+    size_bytes = serializers.IntegerField(source="blob.size_bytes")
+    tokenizer_sha256 = serializers.CharField(source="experiment.tokenizer_id")
+
+    class Meta:
+        model = Checkpoint
+        fields = ("number", "sha256", "size_bytes", "tokenizer_sha256", "validation_loss", "published_at")
+
+
+class RoundSchema(serializers.ModelSerializer[Round]):
+    base_sha256 = serializers.CharField(source="base.blob_id")
+    base_validation_loss = serializers.FloatField(source="base.validation_loss", allow_null=True)
+    validation_loss = serializers.FloatField(source="result.validation_loss", allow_null=True, default=None)
+    manifest_sha256 = serializers.CharField(source="manifest_id", allow_null=True)
+    accepted_tokens = serializers.IntegerField(allow_null=True, default=0)
+    num_deltas = serializers.IntegerField(default=0)
+
+    class Meta:
+        model = Round
+        fields = (
+            "number",
+            "state",
+            "base_sha256",
+            "base_validation_loss",
+            "validation_loss",
+            "manifest_sha256",
+            "target_tokens",
+            "accepted_tokens",
+            "num_deltas",
+            "opened_at",
+            "closed_at",
+        )
+
+
+class ExperimentSchema(serializers.ModelSerializer[Experiment]):
+    class Meta:
+        model = Experiment
+        fields = (
+            "slug",
+            "title",
+            "description",
+            "state",
+            "model",
+            "inner",
+            "outer",
+            "codec",
+            "num_rounds",
+            "round_tokens",
+            "credits_per_teraflop",
+            "credits_per_completion_token",
+            "max_delta_bytes",
+            "started_at",
+            "finished_at",
+        )
