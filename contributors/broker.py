@@ -18,6 +18,9 @@ from ml.protocol import BrokerAccount, queue_name
 
 RULES = ("resetkeys", "resetchannels", "~{queue}", "-@all", "+ping", "+brpop")
 
+AWAY = (redis.ConnectionError, redis.TimeoutError)
+NO_ACL_FILE = "not configured to use an ACL file"
+
 
 class BrokerUnavailable(Exception):
     """Redis is away, so accounts can be neither made nor removed; trying again later is safe."""
@@ -44,7 +47,7 @@ def withdraw(device_id: int) -> None:
     _run(("DELUSER", user_name(device_id)))
     try:
         _client(settings.REDIS_URL).delete(queue_name(device_id))
-    except redis.ConnectionError as error:
+    except AWAY as error:
         raise BrokerUnavailable(str(error)) from error
 
 
@@ -66,18 +69,22 @@ def user_name(device_id: int) -> str:
 def _run(*commands: tuple[str, ...]) -> None:
     """Run ACL commands in one round trip, and save the accounts so that they outlive a restart of Redis.
 
+    A Redis without an ACL file keeps them until it restarts; the devices then register again, as after any loss.
+
     Raises: BrokerUnavailable.
     """
     pipeline = _client(settings.REDIS_ACL_URL).pipeline(transaction=False)
     for command in (*commands, ("SAVE",)):
-        pipeline.execute_command("ACL", *command)
+        pipeline.execute_command("ACL", *command)  # type: ignore[no-untyped-call]
     try:
-        answers = pipeline.execute(raise_on_error=False)
-    except redis.ConnectionError as error:
+        *answers, saved = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise answer
+    except AWAY as error:
         raise BrokerUnavailable(str(error)) from error
-    for answer in answers:
-        if isinstance(answer, redis.RedisError):
-            raise answer
+    if isinstance(saved, redis.RedisError) and NO_ACL_FILE not in str(saved):
+        raise saved
 
 
 @functools.cache

@@ -1,18 +1,18 @@
 """Credits by double entry: earned from MINT, rested in ESCROW, held, spent to USAGE. Integers, append-only, idempotent.
 
 A contributor's AVAILABLE row is the only place where a spend can be refused, and one conditional UPDATE refuses it:
-`balance - held` cannot fall below zero under any concurrency, and a CHECK says so again. Pending income and escrow never
-fund a spend.
+`balance - held` cannot fall below zero under any concurrency, and a CHECK says so again. Pending income and escrow
+never fund a spend.
 
 Locks are taken in one order: the hold or escrow line, the transaction's unique key, then contributors' accounts by
-ascending id. Nothing locks in the other direction, so single calls cannot deadlock. A caller that makes several calls in
-one database transaction makes them for one contributor, or in ascending order of accounts. MINT and USAGE are never
-locked: their rows cache no balance, `violations` sums their postings, so that earnings do not queue behind one row.
+ascending id. Nothing locks in the other direction, so single calls cannot deadlock; who makes several in one database
+transaction makes them for one contributor. MINT and USAGE are never locked: their rows cache no balance, `violations`
+sums their postings, so that earnings do not queue behind one row.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,17 +63,13 @@ def account_of(contributor: Contributor | None, kind: Account.Kind) -> Account:
     return Account.objects.get_or_create(contributor=contributor, kind=kind)[0]
 
 
-def post(
-    *, kind: Txn.Kind, idempotency_key: str, source: str, amounts: Mapping[Account, int], now: datetime
-) -> Txn:
+def post(*, kind: Txn.Kind, idempotency_key: str, source: str, amounts: Mapping[Account, int], now: datetime) -> Txn:
     """Move credits between accounts, once per key; a replay returns the stored transaction.
 
     Raises: InsufficientCredits, IdempotencyConflict; ValueError where the amounts do not sum to zero.
     """
     request = [kind, source, *sorted((account.pk, amount) for account, amount in amounts.items())]
-    return _post(
-        kind=kind, idempotency_key=idempotency_key, source=source, amounts=amounts, request=request, now=now
-    )
+    return _post(kind=kind, idempotency_key=idempotency_key, source=source, amounts=amounts, request=request, now=now)
 
 
 @transaction.atomic
@@ -192,7 +188,7 @@ def _post(
     idempotency_key: str,
     source: str,
     amounts: Mapping[Account, int],
-    request: list[object],
+    request: Sequence[object],
     now: datetime,
 ) -> Txn:
     if sum(amounts.values()) != 0:

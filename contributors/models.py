@@ -102,8 +102,7 @@ class Account(models.Model):
             models.UniqueConstraint(fields=["kind"], condition=Q(contributor=None), name="one_system_account_per_kind"),
             models.CheckConstraint(condition=Q(held__gte=0), name="account_held_not_negative"),
             models.CheckConstraint(
-                condition=Q(contributor=None, balance=0, held=0)
-                | Q(contributor__isnull=False, balance__gte=F("held")),
+                condition=Q(contributor=None, balance=0, held=0) | Q(contributor__isnull=False, balance__gte=F("held")),
                 name="account_never_overdrawn",
             ),
             models.CheckConstraint(

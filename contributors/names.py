@@ -2,9 +2,8 @@
 
 import unicodedata
 
-MAX_NAME_CHARS = 40
-# Control, format (bidirectional overrides, zero-width signs), surrogate, private, unassigned; line and paragraph separators.
-REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Control, format (bidirectional overrides, zero-width signs), surrogate and private characters.
+REFUSED_CATEGORIES = {"Cc", "Cf", "Cs", "Co"}
 ZERO_WIDTH_JOINER = "\u200d"
 
 
@@ -12,14 +11,14 @@ class NameInvalid(ValueError):
     """The name is empty, too long, or holds a character that cannot be seen; the message says which."""
 
 
-def clean(text: str) -> str:
+def clean(text: str, *, max_chars: int) -> str:
     """The name stripped, its inner white space single, in Unicode's NFC.
 
     Raises: NameInvalid.
     """
     name = unicodedata.normalize("NFC", " ".join(text.split()))
-    if not 1 <= len(name) <= MAX_NAME_CHARS:
-        raise NameInvalid(f"A name has 1 to {MAX_NAME_CHARS} characters, this one has {len(name)}.")
+    if not 1 <= len(name) <= max_chars:
+        raise NameInvalid(f"A name has 1 to {max_chars} characters, this one has {len(name)}.")
     for index, character in enumerate(name):
         if unicodedata.category(character) in REFUSED_CATEGORIES and not _joins_emoji(name, index):
             raise NameInvalid(f"A name cannot hold the invisible character U+{ord(character):04X}: leave it out.")

@@ -7,6 +7,8 @@ from django.db import IntegrityError, transaction
 from contributors import api_keys, broker, names
 from contributors.models import ApiKey, Contributor, Scope
 
+MAX_NICKNAME_CHARS = 40
+
 
 class NicknameInvalid(ValueError):
     """The nickname is empty, too long, or holds characters that cannot be seen."""
@@ -22,7 +24,7 @@ def join(*, nickname: str, now: datetime) -> tuple[Contributor, str]:
     Raises: NicknameInvalid, NicknameTaken.
     """
     try:
-        name = names.clean(nickname)
+        name = names.clean(nickname, max_chars=MAX_NICKNAME_CHARS)
     except names.NameInvalid as error:
         raise NicknameInvalid(str(error)) from error
     try:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Protocol
 from fai.client import FOREVER, Client, CoordinatorUnreachable
 from fai.locks import exclusive
 from fai.stop import Stop
+from ml.files import sha256_file
 
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk beyond what is asked for."""
@@ -27,10 +27,6 @@ class File(Protocol):
     def size_bytes(self) -> int: ...
 
 
-class DownloadStopped(Exception):  # noqa: N818  it was asked for
-    """The caller wanted no more of it."""
-
-
 class Cache:
     """Files under `folder`, at most `max_bytes` of them; the least recently used go first."""
 
@@ -40,10 +36,10 @@ class Cache:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def fetch(self, file: File, client: Client, *, on_bytes: Callable[[int], bool]) -> Path:
-        """Path of `file`, downloaded, or resumed, unless it is here. `on_bytes(so far)` returns False to stop.
+    def fetch(self, file: File, client: Client, *, on_bytes: Callable[[int], None]) -> Path:
+        """Path of `file`, downloaded, or resumed, unless it is here. `on_bytes(so far)` may raise to stop.
 
-        Raises: Stop on a full disk or on a file that does not have its sha256; DownloadStopped; CoordinatorError.
+        Raises: Stop on a full disk or on a file that does not have its sha256; CoordinatorError.
         """
         path = self._folder / file.sha256
         with disk_errors(self._folder, file.size_bytes), exclusive(path.with_suffix(".lock"), wait=True):
@@ -53,11 +49,11 @@ class Cache:
             os.utime(path)
         return path
 
-    def _download(self, file: File, client: Client, path: Path, on_bytes: Callable[[int], bool]) -> None:
+    def _download(self, file: File, client: Client, path: Path, on_bytes: Callable[[int], None]) -> None:
         partial = path.with_suffix(".partial")
         for _ in range(DOWNLOAD_TRIES):
             client.patiently(lambda: _receive(file, client, partial, on_bytes), patience_seconds=FOREVER)
-            if _sha256(partial) == file.sha256:
+            if sha256_file(partial) == file.sha256:
                 partial.replace(path)
                 return
             partial.unlink()
@@ -71,7 +67,6 @@ class Cache:
             if total_bytes + size_bytes <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
             total_bytes -= stat.st_size
         require_space(self._folder, size_bytes)
 
@@ -100,7 +95,7 @@ def _disk_full(folder: Path, missing_bytes: int) -> Stop:
     return Stop("disk_full", path=folder, needed_mb=-(-missing_bytes // 10**6))
 
 
-def _receive(file: File, client: Client, partial: Path, on_bytes: Callable[[int], bool]) -> None:
+def _receive(file: File, client: Client, partial: Path, on_bytes: Callable[[int], None]) -> None:
     """Append what is missing to `partial`."""
     received_bytes = partial.stat().st_size if partial.exists() else 0
     if received_bytes == file.size_bytes:
@@ -117,12 +112,6 @@ def _receive(file: File, client: Client, partial: Path, on_bytes: Callable[[int]
             received_bytes += len(piece)
             if received_bytes > file.size_bytes:
                 break
-            if not on_bytes(received_bytes):
-                raise DownloadStopped
+            on_bytes(received_bytes)
     if received_bytes < file.size_bytes:
         raise CoordinatorUnreachable("the download ended early")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The coordinator's HTTP API as calls that wait for it: what cannot be reached is tried again, what is refused is raised."""
+"""The coordinator's HTTP API: what cannot be reached is tried again, what is refused is raised."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ TOO_MANY_REQUESTS = 429
 T = TypeVar("T")
 
 
-class CoordinatorUnreachable(Exception):  # noqa: N818  it is the network's state, not an error of a call
+class CoordinatorUnreachable(Exception):
     """Connection refused, timed out or broken, or the server says that it cannot answer for the moment."""
 
     def __init__(self, why: str, *, retry_after_seconds: float | None = None) -> None:
@@ -52,7 +52,9 @@ class CoordinatorError(Exception):
     def as_stop(self) -> Stop:
         if self.status == httpx.codes.UNAUTHORIZED:
             return Stop("key_refused", why=self.detail or self.code)
-        return Stop("refused", exit_code=2 if self.status == httpx.codes.UPGRADE_REQUIRED else 1, why=self.detail or self.code)
+        return Stop(
+            "refused", exit_code=2 if self.status == httpx.codes.UPGRADE_REQUIRED else 1, why=self.detail or self.code
+        )
 
 
 class Contact(Protocol):
@@ -63,20 +65,6 @@ class Contact(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait; False when waiting has to end."""
         ...
-
-
-class QuickContact:
-    """Tells nobody and waits as asked: for the command line."""
-
-    def lost(self, why: str, seconds: float) -> None:
-        pass
-
-    def found(self) -> None:
-        pass
-
-    def wait(self, seconds: float) -> bool:
-        time.sleep(seconds)
-        return True
 
 
 class Client:
@@ -93,7 +81,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -180,9 +170,9 @@ class Client:
     def attempt(self, attempt_id: int) -> Receipt:
         return _decode(Receipt, self._json("GET", f"attempts/{attempt_id}"))
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, *, patience_seconds: float | None = 0.0) -> Any:
         """JSON of a page that has no type of its own in the protocol."""
-        return self._json("GET", path)
+        return self.patiently(lambda: self._json("GET", path), patience_seconds=patience_seconds)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._json("POST", path, json=body)
@@ -220,18 +210,18 @@ class Client:
         data = self._json("PUT", f"attempts/{attempt_id}/delta", content=piece, headers=headers)
         return int(data["offset"])
 
-    def upload(self, attempt_id: int, path: Path, *, sha256: str, on_piece: Callable[[int], bool]) -> bool:
+    def upload(self, attempt_id: int, path: Path, *, sha256: str, on_piece: Callable[[int], None]) -> None:
         """Send the file, from where the coordinator has it, through every interruption.
 
-        `on_piece(offset)` returns False to stop. Returns whether all of it arrived.
+        `on_piece(offset)` may raise to stop.
         """
+        size_bytes = path.stat().st_size
 
-        def send_rest() -> bool:
+        def send_rest() -> None:
             with path.open("rb") as file:
                 offset = self.upload_offset(attempt_id)
                 while offset < size_bytes:
-                    if not on_piece(offset):
-                        return False
+                    on_piece(offset)
                     file.seek(offset)
                     piece = file.read(protocol.UPLOAD_CHUNK_BYTES)
                     try:
@@ -242,10 +232,8 @@ class Client:
                         if error.code != "offset_mismatch":
                             raise
                         offset = int(error.extra["offset"])
-            return True
 
-        size_bytes = path.stat().st_size
-        return self.patiently(send_rest, patience_seconds=FOREVER)
+        self.patiently(send_rest, patience_seconds=FOREVER)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)
@@ -310,4 +298,5 @@ def _retry_after(response: httpx.Response) -> float | None:
 def _delay(failures: int, retry_after_seconds: float | None) -> float:
     """Seconds until the next try: doubled each time, by a random half, so that devices do not return all at once."""
     longest = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(failures, 10))
-    return max(retry_after_seconds or 0.0, longest * random.uniform(0.5, 1.0))
+    jittered: float = longest * random.uniform(0.5, 1.0)
+    return max(retry_after_seconds or 0.0, jittered)

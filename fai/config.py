@@ -59,7 +59,9 @@ def read_options(arguments: Mapping[str, Any] | None = None) -> Options:
 
     Raises: Stop on a value that cannot be used.
     """
-    values = {name.removeprefix("FAI_"): value for name, value in os.environ.items() if name.startswith("FAI_") and value}
+    values = {
+        name.removeprefix("FAI_"): value for name, value in os.environ.items() if name.startswith("FAI_") and value
+    }
     values |= {name: value for name, value in (arguments or {}).items() if value is not None}
     url = values.get("SERVER_URL")
     return Options(
@@ -72,8 +74,14 @@ def read_options(arguments: Mapping[str, Any] | None = None) -> Options:
         cache_dir=Path(values.get("CACHE_DIR") or platformdirs.user_cache_path("fai", appauthor=False)),
         cache_max_bytes=_positive(values, "CACHE_GIB", default=DEFAULT_CACHE_BYTES // 2**30) * 2**30,
         num_threads=_positive(values, "THREADS", default=0) or None,
-        language=_language(values.get("LANG"), os.environ),
+        language=_language(values.get("LANG")),
     )
+
+
+def preferred_language() -> str:
+    """Language in which to say that the options cannot be read."""
+    chosen = os.environ.get("FAI_LANG")
+    return _language(chosen if chosen in LANGUAGES else None)
 
 
 def worker_config(options: Options) -> WorkerConfig:
@@ -129,11 +137,11 @@ def _positive(values: Mapping[str, Any], name: str, *, default: int) -> int:
     return int(raw)
 
 
-def _language(chosen: str | None, environ: Mapping[str, str]) -> str:
+def _language(chosen: str | None) -> str:
     """The volunteer's choice, else that of the locale, by POSIX precedence."""
     if chosen is not None:
         if chosen not in LANGUAGES:
             raise Stop("bad_language", exit_code=2, value=chosen)
         return chosen
-    locale = next((environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environ.get(name)), "")
+    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
     return "ko" if locale.startswith("ko") else "en"

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fai.stop import Stop
+from ml.files import replacing
 
 FILE_NAME = "credentials.json"
 
@@ -28,13 +28,13 @@ def load_credentials(config_dir: Path, server_url: str | None) -> Credentials | 
     Raises: Stop where the file cannot be read.
     """
     data = _read(config_dir / FILE_NAME)
-    url = server_url or data.get("current")
+    url = server_url or str(data.get("current"))
     values = data.get("servers", {}).get(url)
     return None if values is None else Credentials(server_url=url, **values)
 
 
 def save_credentials(config_dir: Path, credentials: Credentials) -> None:
-    """Store `credentials` and make their coordinator the current one; the old file or the new one is there, never a half.
+    """Store `credentials` and make their coordinator the current one; no half file is ever there.
 
     Raises: Stop where the folder cannot be written.
     """
@@ -43,16 +43,13 @@ def save_credentials(config_dir: Path, credentials: Credentials) -> None:
     values = dataclasses.asdict(credentials)
     url = values.pop("server_url")
     data = {"current": url, "servers": {**data.get("servers", {}), url: values}}
-    temporary = path.with_name(f"{FILE_NAME}.{os.getpid()}")
     try:
         config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-            json.dump(data, file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            # Private before a byte is in it.
+            temporary.touch(mode=0o600, exist_ok=False)
+            temporary.write_text(json.dumps(data, ensure_ascii=False, indent=2), encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise Stop("config_unwritable", path=path, why=error.strerror or error) from error
 
 

@@ -9,7 +9,7 @@ if sys.platform != "win32":
     import fcntl
 
 
-class AlreadyLocked(Exception):  # noqa: N818  a state of the machine
+class AlreadyLocked(Exception):
     """Another process holds the lock."""
 
 

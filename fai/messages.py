@@ -18,8 +18,14 @@ REASONS: dict[Reason, Both] = {
         "the result came after its round had closed, too late to be merged",
         "라운드가 끝난 뒤에 도착하여 결과를 합칠 수 없었습니다",
     ),
-    Reason.WRONG_SIZE: ("the uploaded file does not have the announced size", "올린 파일의 크기가 알린 크기와 다릅니다"),
-    Reason.TOO_LARGE: ("the uploaded file is larger than the model allows", "올린 파일이 모델이 허용하는 크기보다 큽니다"),
+    Reason.WRONG_SIZE: (
+        "the uploaded file does not have the announced size",
+        "올린 파일의 크기가 알린 크기와 다릅니다",
+    ),
+    Reason.TOO_LARGE: (
+        "the uploaded file is larger than the model allows",
+        "올린 파일이 모델이 허용하는 크기보다 큽니다",
+    ),
     Reason.WRONG_HASH: ("the uploaded file was damaged on the way", "올린 파일이 전송 중에 손상되었습니다"),
     Reason.MALFORMED: ("the uploaded file is not valid safetensors", "올린 파일이 올바른 safetensors 형식이 아닙니다"),
     Reason.WRONG_TENSORS: ("the result does not have this model's tensors", "결과의 텐서가 이 모델과 맞지 않습니다"),
@@ -29,8 +35,14 @@ REASONS: dict[Reason, Both] = {
         "the result holds values that are not numbers; training diverged",
         "결과에 숫자가 아닌 값이 있습니다. 학습이 발산했습니다",
     ),
-    Reason.NORM_OUT_OF_BOUNDS: ("the result is far larger or smaller than expected", "결과의 크기가 예상 범위를 벗어났습니다"),
-    Reason.TOO_MANY_TOKENS: ("the result claims more tokens than the job had", "결과의 토큰 수가 작업의 토큰 수보다 많습니다"),
+    Reason.NORM_OUT_OF_BOUNDS: (
+        "the result is far larger or smaller than expected",
+        "결과의 크기가 예상 범위를 벗어났습니다",
+    ),
+    Reason.TOO_MANY_TOKENS: (
+        "the result claims more tokens than the job had",
+        "결과의 토큰 수가 작업의 토큰 수보다 많습니다",
+    ),
     Reason.NO_TOKENS: ("the result holds no trained tokens", "학습한 토큰이 없는 결과입니다"),
     Reason.NO_EXPERIMENT: (
         "no experiment is running; work comes when the operator starts one",
@@ -51,6 +63,10 @@ REASONS: dict[Reason, Both] = {
         "서버가 라운드를 합치고 있습니다. 곧 다음 라운드가 시작됩니다",
     ),
     Reason.SPEED_UNKNOWN: ("this device's speed has to be measured first", "먼저 이 기기의 속도를 재야 합니다"),
+    Reason.TOO_MANY_FAULTS: (
+        "this device failed several times in a row and rests for a while",
+        "이 기기에서 연달아 실패하여 잠시 쉽니다",
+    ),
     Reason.OFFER_PENDING: ("work is on its way", "작업이 오고 있습니다"),
     Reason.UPGRADE_NEEDED: (
         "the coordinator speaks a newer protocol; upgrade with: pip install --upgrade fai",
@@ -71,8 +87,8 @@ STATES: dict[DeviceState, Both] = {
 SENTENCES: dict[str, Both] = {
     # Why the program ends.
     "not_joined": (
-        "No key is stored for a coordinator: run fai join {url} --name NAME first, or set FAI_SERVER_URL and FAI_API_KEY.",
-        "저장된 키가 없습니다. 먼저 fai join {url} --name 이름 을 실행하거나 FAI_SERVER_URL과 FAI_API_KEY를 설정하십시오.",
+        "No key is stored for a coordinator: run fai join {url} --name NAME, or set FAI_SERVER_URL and FAI_API_KEY.",
+        "저장된 키가 없습니다. fai join {url} --name 이름 을 실행하거나 FAI_SERVER_URL과 FAI_API_KEY를 설정하십시오.",
     ),
     "bad_url": (
         "{url!r} is no address of a coordinator; it looks like https://fai.example.org.",
@@ -82,7 +98,10 @@ SENTENCES: dict[str, Both] = {
         "{name} must be a whole number above 0, not {value!r}.",
         "{name}은(는) 0보다 큰 정수여야 합니다. {value!r}은(는) 쓸 수 없습니다.",
     ),
-    "bad_language": ("The language must be en or ko, not {value!r}.", "언어는 en 또는 ko여야 합니다. {value!r}은(는) 쓸 수 없습니다."),
+    "bad_language": (
+        "The language must be en or ko, not {value!r}.",
+        "언어는 en 또는 ko여야 합니다. {value!r}은(는) 쓸 수 없습니다.",
+    ),
     "config_unreadable": (
         "{path} cannot be read ({why}); mend or delete it, then join again.",
         "{path} 파일을 읽을 수 없습니다({why}). 고치거나 지운 뒤 다시 참여하십시오.",
@@ -104,13 +123,14 @@ SENTENCES: dict[str, Both] = {
         "{url}에 연결할 수 없습니다({why}). 주소와 네트워크를 확인하십시오.",
     ),
     "other_protocol": (
-        "{url} speaks protocol {theirs}, this program {ours}; pip install --upgrade fai, or ask its operator to upgrade.",
+        "{url} speaks protocol {theirs}, this program {ours}; "
+        "run pip install --upgrade fai, or ask its operator to upgrade.",
         "{url}의 프로토콜은 {theirs}, 이 프로그램은 {ours}입니다. "
         "pip install --upgrade fai 를 실행하거나 운영자에게 업그레이드를 요청하십시오.",
     ),
     "key_refused": (
-        "The coordinator refuses this key ({why}); it may be revoked: ask its operator, or join again under another name.",
-        "서버가 이 키를 거부했습니다({why}). 키가 취소되었을 수 있으니 운영자에게 문의하거나 다른 이름으로 다시 참여하십시오.",
+        "The coordinator refuses this key ({why}); ask its operator, or join again under another name.",
+        "서버가 이 키를 거부했습니다({why}). 운영자에게 문의하거나 다른 이름으로 다시 참여하십시오.",
     ),
     "refused": ("The coordinator refuses: {why}", "서버가 거부했습니다: {why}"),
     "name_missing": ("Say who you are with --name NAME.", "--name 옵션으로 이름을 알려 주십시오."),
@@ -132,10 +152,11 @@ SENTENCES: dict[str, Both] = {
     ),
     "disk_full": (
         "The disk is full: {path} needs {needed_mb} MB more; free some space, or set FAI_CACHE_DIR to another disk.",
-        "디스크가 가득 찼습니다. {path}에 {needed_mb}MB가 더 필요합니다. 공간을 비우거나 FAI_CACHE_DIR을 다른 디스크로 설정하십시오.",
+        "디스크가 가득 찼습니다. {path}에 {needed_mb}MB가 더 필요합니다. "
+        "공간을 비우거나 FAI_CACHE_DIR을 다른 디스크로 설정하십시오.",
     ),
     "too_small": (
-        "This model does not fit into the memory of this machine, even one sequence at a time; choose a smaller experiment.",
+        "This model does not fit into the memory of this machine, even one row at a time; choose a smaller experiment.",
         "이 모델은 한 번에 한 문장씩 학습해도 이 컴퓨터의 메모리에 들어가지 않습니다. 더 작은 실험을 고르십시오.",
     ),
     "damaged_download": (
@@ -182,13 +203,23 @@ SENTENCES: dict[str, Both] = {
         "{experiment}, round {round}: {tokens:,} tokens to train, worth {credits:,} credits.",
         "{experiment} {round}라운드: {tokens:,}토큰 학습, {credits:,}크레딧.",
     ),
-    "step": ("Trained {tokens:,} of {budget:,} tokens, loss {loss:.3f}.", "{budget:,}토큰 중 {tokens:,}토큰 학습, 손실 {loss:.3f}."),
+    "step": (
+        "Trained {tokens:,} of {budget:,} tokens, loss {loss:.3f}.",
+        "{budget:,}토큰 중 {tokens:,}토큰 학습, 손실 {loss:.3f}.",
+    ),
     "trained": ("Trained {tokens:,} tokens; handing in.", "{tokens:,}토큰을 학습했습니다. 결과를 제출합니다."),
     "handed_in": ("Handed in; the coordinator checks it.", "제출했습니다. 서버가 확인합니다."),
-    "accepted": ("Accepted: {tokens:,} tokens, {credits:,} credits.", "승인되었습니다: {tokens:,}토큰, {credits:,}크레딧."),
-    "not_accepted": ("Attempt {attempt_id} did not count: {reason}.", "{attempt_id}번 시도는 인정되지 않았습니다: {reason}."),
+    "accepted": (
+        "Accepted: {tokens:,} tokens, {credits:,} credits.",
+        "승인되었습니다: {tokens:,}토큰, {credits:,}크레딧.",
+    ),
+    "not_accepted": (
+        "Attempt {attempt_id} did not count: {reason}.",
+        "{attempt_id}번 시도는 인정되지 않았습니다: {reason}.",
+    ),
     "cancelled": ("Stopped attempt {attempt_id}: {reason}.", "{attempt_id}번 시도를 멈추었습니다: {reason}."),
     "diverged": ("Training diverged: {detail}", "학습이 발산했습니다: {detail}"),
+    "job_impossible": ("This job cannot be done: {detail}", "이 작업을 할 수 없습니다: {detail}"),
     "leftover": ("Handing in attempt {attempt_id}, finished earlier.", "전에 끝낸 {attempt_id}번 시도를 제출합니다."),
     "leftover_dropped": (
         "Attempt {attempt_id}, finished earlier, is no longer wanted: {reason}.",

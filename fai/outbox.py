@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ml import protocol
+from ml.files import replacing
 from ml.protocol import Report
 
 DELTA_NAME = "delta.safetensors"
@@ -46,12 +46,8 @@ class Outbox:
         """Make the delta that lies in the attempt's folder an entry."""
         folder = self.folder / str(attempt_id)
         data = {"attempt_id": attempt_id, "sha256": sha256, "report": dataclasses.asdict(report)}
-        temporary = folder / f"{ENTRY_NAME}.partial"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / ENTRY_NAME)
+        with replacing(folder / ENTRY_NAME) as temporary:
+            temporary.write_text(json.dumps(data), encoding="utf-8")
         return Entry(folder=folder, attempt_id=attempt_id, sha256=sha256, report=report)
 
     def remove(self, attempt_id: int) -> None:

@@ -1,9 +1,11 @@
 """The one way in which this side gives up: a sentence for a person and an exit code."""
 
+import sys
+
 from fai.messages import sentence
 
 
-class Stop(Exception):  # noqa: N818  it is no error: it names why the program ends
+class Stop(Exception):
     """Ends the program. `key` names a sentence of fai.messages, `values` fill it."""
 
     def __init__(self, key: str, *, exit_code: int = 1, **values: object) -> None:
@@ -14,3 +16,8 @@ class Stop(Exception):  # noqa: N818  it is no error: it names why the program e
 
     def sentence(self, language: str) -> str:
         return sentence(language, self.key, **self.values)
+
+
+def print_stop(stop: Stop, language: str) -> None:
+    """Say on standard error why the program ends."""
+    print(stop.sentence(language), file=sys.stderr)  # noqa: T201

@@ -1,6 +1,6 @@
 """A Redis of our own for the demo and the tests: found, started with accounts and a data folder, and stopped again.
 
-Standard library alone, so that set-up can ask for `find_executable()` before anything is installed.
+Standard library alone: set-up can run this file and ask `find_executable()` before anything is installed.
 
     with RedisServer(settings.STATE_DIR / "redis") as redis:
         subprocess.run([...], env={**os.environ, **redis.environment})
@@ -250,7 +250,10 @@ class RedisServer:
     def _answers(self) -> bool:
         login = f"AUTH {COORDINATOR} {self._passwords[COORDINATOR]}\r\nPING\r\nQUIT\r\n"
         try:
-            with socket.create_connection((HOST, self.port), timeout=1) as connection, connection.makefile("rb") as reply:
+            with (
+                socket.create_connection((HOST, self.port), timeout=1) as connection,
+                connection.makefile("rb") as reply,
+            ):
                 connection.sendall(login.encode("ascii"))
                 return reply.read() == b"+OK\r\n+PONG\r\n+OK\r\n"
         except OSError:
@@ -293,6 +296,6 @@ def _write_private(path: Path, text: str) -> None:
     """Replace a file that only its owner may read, whole or not at all."""
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
+    draft.touch(mode=0o600, exist_ok=False)
+    draft.write_text(text, encoding="ascii")
     draft.replace(path)

@@ -10,6 +10,8 @@ from django.core.management.utils import get_random_secret_key
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
+from ml.protocol import UPLOAD_CHUNK_BYTES
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -40,7 +42,8 @@ DEBUG = _flag("FAI_DEBUG", default=False)
 SECRET_KEY = _secret_key(STATE_DIR)
 ALLOWED_HOSTS = os.environ.get("FAI_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]").split(",")
 CSRF_TRUSTED_ORIGINS = [origin for origin in os.environ.get("FAI_CSRF_TRUSTED_ORIGINS", "").split(",") if origin]
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _flag("FAI_BEHIND_PROXY", default=False) else None
+BEHIND_PROXY = _flag("FAI_BEHIND_PROXY", default=False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 
 INSTALLED_APPS = [
     "unfold",
@@ -118,18 +121,21 @@ STORAGES: dict[str, Any] = {
                 "endpoint_url": os.environ.get("FAI_S3_ENDPOINT_URL") or None,
                 "access_key": os.environ.get("FAI_S3_ACCESS_KEY"),
                 "secret_key": os.environ.get("FAI_S3_SECRET_KEY"),
-                "file_overwrite": False,
+                "signature_version": "s3v4",
+                "file_overwrite": True,
                 "querystring_expire": 3_600,
             },
         }
         if S3_BUCKET
         else {
             "BACKEND": "django.core.files.storage.FileSystemStorage",
-            "OPTIONS": {"location": STATE_DIR / "storage"},
+            "OPTIONS": {"location": STATE_DIR / "storage", "allow_overwrite": True},
         }
     ),
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
+# Names are hashes of the content, so writing a file twice writes the same bytes.
+DATA_UPLOAD_MAX_MEMORY_SIZE = UPLOAD_CHUNK_BYTES
 UPLOAD_DIR = STATE_DIR / "uploads"
 """Deltas that are still being received; web processes of one coordinator share it."""
 
@@ -152,6 +158,9 @@ REDIS_PUBLIC_URL = os.environ.get("FAI_REDIS_PUBLIC_URL", REDIS_URL)
 REDIS_CA_FILE = os.environ.get("FAI_REDIS_CA_FILE", "")
 """Certificate authority of a broker whose certificate is privately signed; handed to devices."""
 
+VOLUNTEER_REQUIREMENT = os.environ.get("FAI_VOLUNTEER_REQUIREMENT", ".")
+"""What the join page tells people to `pip install`: a wheel's or a Git address; by default the project's own folder."""
+
 TICK_SECONDS = float(os.environ.get("FAI_TICK_SECONDS", "2"))
 """How often beat dispatches and reaps."""
 OFFER_SECONDS = int(os.environ.get("FAI_OFFER_SECONDS", "90"))
@@ -160,12 +169,14 @@ LEASE_SECONDS = int(os.environ.get("FAI_LEASE_SECONDS", "150"))
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["contributors.parsers.BoundedJSONParser"],
     "DEFAULT_AUTHENTICATION_CLASSES": ["contributors.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "contributors.api.problem_details",
+    "EXCEPTION_HANDLER": "contributors.problems.problem_details",
     "UNAUTHENTICATED_USER": None,
+    # None would believe any X-Forwarded-For, and so let everyone choose the address that throttles count.
+    "NUM_PROXIES": 1 if BEHIND_PROXY else 0,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "FAI",

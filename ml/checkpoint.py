@@ -43,9 +43,10 @@ def read_config(path: Path) -> ModelConfig:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        return ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+        config: ModelConfig = ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
     except (SafetensorError, KeyError, json.JSONDecodeError, ConfigInvalid) as error:
         raise CheckpointInvalid(f"{path.name} is no checkpoint of a model: {error}") from error
+    return config
 
 
 def load_model(path: Path) -> GPT:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 CODECS = ("dense", "int8")
 
@@ -11,15 +11,25 @@ class ConfigInvalid(ValueError):
     """A configuration that cannot be trained; the message names the field and what it allows."""
 
 
-def _from_dict(cls: type[Any], values: dict[str, Any]) -> Any:
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigInvalid(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigInvalid(f"{cls.__name__}: {error}") from error
+class _Config:
+    """What configurations have in common: they are read from and written as plain data."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises: ConfigInvalid, naming the field."""
+        known = {field.name for field in dataclasses.fields(cast(Any, cls))}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigInvalid(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigInvalid(f"{cls.__name__}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(cast(Any, self))
 
 
 def _require(condition: bool, message: str) -> None:
@@ -28,7 +38,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
+class ModelConfig(_Config):
     """Shape of a decoder-only GPT, exportable unchanged as Hugging Face's Qwen3.
 
     Raises: ConfigInvalid where the numbers cannot make a model.
@@ -56,8 +66,6 @@ class ModelConfig:
         _require(self.n_head % self.n_kv_head == 0, "n_head must be a multiple of n_kv_head")
         _require(0.0 <= self.dropout < 1.0, "dropout must lie in [0, 1)")
 
-    from_dict = classmethod(_from_dict)
-
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
@@ -82,9 +90,6 @@ class ModelConfig:
         """
         return 6 * self.num_parameters + 12 * self.n_layer * self.n_embd * self.block_size
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
 
@@ -98,7 +103,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InnerConfig:
+class InnerConfig(_Config):
     """A device's optimizer: AdamW, warm-up inside each job, cosine over the whole experiment."""
 
     learning_rate: float = 1e-3
@@ -121,14 +126,9 @@ class InnerConfig:
         _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1 and beta2 must lie in [0, 1)")
         _require(self.clip_norm > 0, "clip_norm must be above 0")
 
-    from_dict = classmethod(_from_dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OuterConfig:
+class OuterConfig(_Config):
     """The coordinator's optimizer over merged deltas: SGD with momentum; FedAvg is learning_rate 1, momentum 0.
 
     Source: DiLoCo (arXiv 2311.08105), algorithm 1.
@@ -141,8 +141,3 @@ class OuterConfig:
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "outer learning_rate must be above 0")
         _require(0 <= self.momentum < 1, "outer momentum must lie in [0, 1)")
-
-    from_dict = classmethod(_from_dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)

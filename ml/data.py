@@ -1,6 +1,7 @@
 """Token shards: flat little-endian arrays on disk, and the batches drawn from them."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def encode_documents(documents: Sequence[str], *, tokenizer: Tokenizer) -> Token
 def split_tokens(tokens: Tokens, *, shard_tokens: int) -> list[Tokens]:
     """The stream in order, in the fewest shards of at most shard_tokens, their sizes equal to within one token."""
     num_shards = max(1, -(-len(tokens) // shard_tokens))
-    return list(np.array_split(tokens, num_shards))
+    bounds = [len(tokens) * shard // num_shards for shard in range(num_shards + 1)]
+    return [tokens[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def write_shard(tokens: Tokens, path: Path) -> None:
@@ -103,4 +105,5 @@ def sample_batch(shard: Tokens, *, seed: int, step: int, num_rows: int, block_si
     # Raw Philox output is the same in every version of NumPy; Generator's methods are not promised to be.
     # With 64 random bits the modulo favours a window by less than 2**-30.
     places = np.random.Philox(key=seed, counter=[0, 0, 0, step]).random_raw(num_rows) % (len(shard) - block_size)
-    return shard[places.astype(np.int64)[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    windows: NDArray[np.int64] = shard[places.astype(np.int64)[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    return windows

@@ -75,14 +75,16 @@ def norm_bound(*, model: ModelConfig, inner: InnerConfig, tokens: int) -> float:
     """A norm that no honest job of `tokens` tokens can exceed; infinite where beta1**2 is not below beta2.
 
     One AdamW step moves a parameter by at most learning_rate * |m| / sqrt(v), which Cauchy-Schwarz bounds over all
-    series of gradients; warm-up, cosine and epsilon only shorten it. The last step of a job may be a partial one.
+    series of gradients; warm-up, cosine and epsilon only shorten it. A step takes batch_tokens in whole rows of
+    block_size, at least one; the last may be a partial one.
     Source: Adam (arXiv 1412.6980), section 2.1, where the bound is approximate.
     """
     ratio = inner.beta1**2 / inner.beta2 if inner.beta2 else math.inf
     if ratio >= 1:
         return math.inf
     longest_step = inner.learning_rate * math.sqrt((1 - inner.beta1) ** 2 / ((1 - inner.beta2) * (1 - ratio)))
-    num_steps = tokens // inner.batch_tokens + 1
+    step_tokens = max(1, inner.batch_tokens // model.block_size) * model.block_size
+    num_steps = -(-tokens // step_tokens)
     return NORM_HEADROOM * longest_step * num_steps * math.sqrt(model.num_parameters)
 
 

@@ -23,7 +23,7 @@ from ml.outer import outer_step
 from ml.tensor_file import Entry, Header, InputFile, TensorFileInvalid, TensorFileWriter, read_header, read_values
 
 CLIP_MIN_DELTAS = 3
-"""Of fewer deltas the median norm says nothing about which one is off."""
+"""Of fewer deltas the median says nothing about which one is off."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,20 +37,41 @@ class WeightedDelta:
     """A checked delta and what it counts for."""
 
     path: Path
+    attempt_id: int
     sha256: str
+    tokens: int
+    """Verified tokens that it was trained on."""
     weight: float
-    """Verified tokens, less for staleness; only the ratios to the other deltas matter."""
+    """Its tokens, less for staleness; only the ratios to the other deltas matter."""
     norm: float
     """L2 norm, as ml.delta_file.check measured it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """How far a round's deltas may go: their median norm, for the median number of tokens."""
+
+    norm: float
+    tokens: float
+
+    def limit(self, tokens: int) -> float:
+        """Longest norm of a delta of `tokens` tokens.
+
+        Jobs are sized by their devices' speed, so one limit for all would cut down the fast. A job of r times the
+        tokens goes r times as far where its steps agree, sqrt(r) times where they are a random walk; the more generous
+        one counts.
+        """
+        ratio = tokens / self.tokens
+        return self.norm * max(ratio, math.sqrt(ratio))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MergeResult:
-    """What a merge wrote, and the norm to which it shortened longer deltas, if it did."""
+    """What a merge wrote, and the clip under which it shortened deltas that went too far."""
 
     sha256: str
     state_sha256: str
-    clip_norm: float | None
+    clip: Clip | None
 
 
 def merge(
@@ -67,9 +88,10 @@ def merge(
     Without `outer_state_path` the momentum begins at zero. The result keeps the metadata of the base.
     Raises: MergeInvalid or TensorFileInvalid; then neither file is written.
     """
-    ordered = sorted(deltas, key=lambda delta: (delta.sha256, delta.weight, delta.norm))
-    clip_norm = median_norm(ordered)
-    weights = final_weights(ordered, clip_norm=clip_norm)
+    _check_numbers(deltas)
+    ordered = sorted(deltas, key=lambda delta: (delta.sha256, delta.weight, delta.attempt_id))
+    clip = find_clip(ordered)
+    weights = final_weights(ordered, clip=clip)
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(_open_weights(base_path))
         entries = model_layout({name: entry.shape for name, entry in base.header.entries.items()})
@@ -88,35 +110,44 @@ def merge(
                 new_N, momentum_N = outer_step(base.read(name, start, stop), momentum_N, mean_N, config=outer)
                 result.append(new_N)
                 new_state.append(momentum_N)
-        return MergeResult(sha256=result.finish(), state_sha256=new_state.finish(), clip_norm=clip_norm)
+        return MergeResult(sha256=result.finish(), state_sha256=new_state.finish(), clip=clip)
 
 
-def median_norm(deltas: Sequence[WeightedDelta]) -> float | None:
-    """The norm that no delta of the round may exceed; None where there are too few to tell."""
+def find_clip(deltas: Sequence[WeightedDelta]) -> Clip | None:
+    """The medians of a round; None where there are too few deltas to tell."""
     if len(deltas) < CLIP_MIN_DELTAS:
         return None
-    return statistics.median(delta.norm for delta in deltas)
+    return Clip(
+        norm=statistics.median(delta.norm for delta in deltas),
+        tokens=float(statistics.median(delta.tokens for delta in deltas)),
+    )
 
 
-def final_weights(deltas: Sequence[WeightedDelta], *, clip_norm: float | None) -> list[np.float32]:
+def final_weights(deltas: Sequence[WeightedDelta], *, clip: Clip | None) -> list[np.float32]:
     """Factor of each delta in the sum: its share of all weights, times what clipping leaves of it.
 
     Clipping does not raise the share of the others: one diverged device makes the step shorter, not theirs longer.
-    Raises: MergeInvalid.
     """
+    total = math.fsum(delta.weight for delta in deltas)
+    return [np.float32(delta.weight / total * _kept(delta, clip)) for delta in deltas]
+
+
+def _kept(delta: WeightedDelta, clip: Clip | None) -> float:
+    if clip is None or delta.norm <= (limit := clip.limit(delta.tokens)):
+        return 1.0
+    return limit / delta.norm
+
+
+def _check_numbers(deltas: Sequence[WeightedDelta]) -> None:
     if not deltas:
         raise MergeInvalid("there is no delta to merge")
     for delta in deltas:
+        if delta.tokens < 1:
+            raise MergeInvalid(f"delta {delta.sha256} has {delta.tokens} tokens; it must have at least one")
         if not (math.isfinite(delta.weight) and delta.weight > 0):
             raise MergeInvalid(f"delta {delta.sha256} has the weight {delta.weight}; it must be above 0")
         if not (math.isfinite(delta.norm) and delta.norm >= 0):
             raise MergeInvalid(f"delta {delta.sha256} has the norm {delta.norm}")
-    total = math.fsum(delta.weight for delta in deltas)
-    return [np.float32(delta.weight / total * _kept(delta.norm, clip_norm)) for delta in deltas]
-
-
-def _kept(norm: float, clip_norm: float | None) -> float:
-    return 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
 
 
 def _mean(readers: Sequence[DeltaReader], weights: Sequence[np.float32], name: str, start: int, stop: int) -> Floats:

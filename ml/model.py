@@ -69,7 +69,7 @@ class Attention(nn.Module):
         return y_BTD
 
     def _heads(self, x_BTC: Tensor) -> Tensor:
-        return x_BTC.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x_BTC.view(*x_BTC.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -137,18 +137,14 @@ class GPT(nn.Module):
     def device(self) -> torch.device:
         return self.model.embed_tokens.weight.device
 
-    def forward(
-        self, tokens_BT: Tensor, *, cache: KVCache | None = None, slots: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, tokens_BT: Tensor, *, cache: KVCache | None = None, slots: Sequence[int] | None = None) -> Tensor:
         """Logits of the token after each token.
 
         Shapes: tokens_BT (B, T) integers -> (B, T, V), and V is vocab_size; `cache` and `slots` as in `hidden`.
         """
         return self.unembed(self.hidden(tokens_BT, cache=cache, slots=slots))
 
-    def hidden(
-        self, tokens_BT: Tensor, *, cache: KVCache | None = None, slots: Sequence[int] | None = None
-    ) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, *, cache: KVCache | None = None, slots: Sequence[int] | None = None) -> Tensor:
         """The normed residual stream, of which `unembed` makes logits.
 
         With a cache, row b continues the text of slot slots[b], which may be of any length, and is appended to it;
@@ -218,4 +214,5 @@ def initial_model(config: ModelConfig, seed: int) -> GPT:
 
 
 def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    return nn.utils.skip_init(nn.Linear, num_inputs, num_outputs, bias=False)
+    # On no device first: the weights are about to be loaded or drawn, and nn.Linear would draw some of its own.
+    return nn.Linear(num_inputs, num_outputs, bias=False, device="meta").to_empty(device=torch.get_default_device())

@@ -227,6 +227,11 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         hint = next(arm for arm in typing.get_args(hint) if arm is not types.NoneType)
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast(type, hint), value)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ProtocolError(f"{where}: expected a list")
+        item_hint = typing.get_args(hint)[0]
+        return tuple(_decode_value(item_hint, item, f"{where}[{index}]") for index, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         try:
             return hint(value)

@@ -17,6 +17,19 @@ _WORDS = Regex(
 )
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The character that ByteLevel writes for each byte: itself where it can be seen, else one from U+0100 on.
+
+    Source: GPT-2's encoder.py, bytes_to_unicode.
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_alphabet()
+
+
 def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A tokenizer of exactly vocab_size tokens, the same for the same texts in any order.
 
@@ -52,6 +65,17 @@ def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote to `path`."""
     return Tokenizer.from_file(str(path))
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """The UTF-8 bytes that a token stands for, which may be a part of a character.
+
+    Raises: ValueError where the vocabulary has no such token.
+    """
+    text = tokenizer.id_to_token(token)
+    if text is None:
+        raise ValueError(f"the vocabulary has no token {token}")
+    return bytes(_BYTES[character] for character in text)
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:

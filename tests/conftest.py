@@ -1,9 +1,15 @@
-"""What every test shares: the PostgreSQL leg and a clock."""
+"""What every test shares: the PostgreSQL leg, a clock, a Redis, and a ledger that can be emptied between tests."""
 
+import importlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db.backends.sqlite3.base import DatabaseOperations
+
+from fai_project.redis_server import RedisServer
 
 IS_POSTGRESQL = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
 
@@ -15,6 +21,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = [item for item in items if item.get_closest_marker("postgresql") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _flush_empties_the_ledger() -> Iterator[None]:
+    """Lift the append-only triggers for the flush after a test with `transaction=True`: on SQLite it is a DELETE FROM.
+
+    PostgreSQL's flush is a TRUNCATE, which row triggers do not see.
+    """
+    triggers = importlib.import_module("contributors.migrations.0002_append_only")
+    sql_flush = DatabaseOperations.sql_flush
+
+    def lift(self: DatabaseOperations, style: Any, tables: list[str], **options: Any) -> list[str]:
+        return [*triggers.sqlite_drop(), *sql_flush(self, style, tables, **options), *triggers.sqlite_create()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabaseOperations, "sql_flush", lift)
+        yield
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The embedded Redis, one for the whole run."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_settings(redis_server: RedisServer, settings: Any) -> RedisServer:
+    """The embedded Redis, and Django settings that use it."""
+    settings.REDIS_URL = redis_server.url
+    settings.REDIS_ACL_URL = redis_server.acl_url
+    settings.REDIS_PUBLIC_URL = redis_server.public_url
+    return redis_server
 
 
 @pytest.fixture

@@ -5,13 +5,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
-import torch
-
-from ml import checkpoint, data, evaluation, hardware
-from ml.manifest import Manifest, MergedDelta, write_manifest
-from ml.merging import WeightedDelta, merge
+from ml import checkpoint, data, evaluation, hardware, manifest, merging
+from ml.merging import WeightedDelta
+from ml.model import GPT
 from training import blobs
-from training.models import Attempt, Blob, Round, Shard
+from training.models import Attempt, Blob, Experiment, Round, Shard
+
+MAX_VALIDATION_TOKENS = 131_072
+
+
+class NothingToEvaluate(Exception):
+    """The round has not been merged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,3 +25,75 @@ class Merged:
     model: Blob
     outer_state: Blob
     manifest: Blob
+
+
+def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
+    """One outer step from the round's base over its attempts' deltas.
+
+    Raises: ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt.
+    """
+    base, outer = round_.base, round_.experiment.outer_config
+    with ExitStack() as stack:
+        deltas = [_weighted(attempt, stack) for attempt in attempts]
+        folder = stack.enter_context(blobs.scratch_dir())
+        result = merging.merge(
+            base_path=stack.enter_context(blobs.local_path(base.blob)),
+            deltas=deltas,
+            outer=outer,
+            outer_state_path=stack.enter_context(blobs.local_path(base.outer_state)) if base.outer_state else None,
+            result_path=folder / "model",
+            result_state_path=folder / "state",
+        )
+        record = manifest.describe(
+            experiment=round_.experiment.slug,
+            round_number=round_.number,
+            base_sha256=base.blob_id,
+            outer_state_sha256=base.outer_state_id,
+            outer=outer,
+            deltas=deltas,
+            result=result,
+        )
+        manifest.write(record, folder / "manifest")
+        return Merged(
+            model=blobs.put(path=folder / "model", kind=Blob.Kind.CHECKPOINT, now=now),
+            outer_state=blobs.put(path=folder / "state", kind=Blob.Kind.OUTER_STATE, now=now),
+            manifest=blobs.put(path=folder / "manifest", kind=Blob.Kind.MANIFEST, now=now),
+        )
+
+
+def evaluate(*, round_: Round) -> float:
+    """Validation loss of the round's merged checkpoint, in nats per token.
+
+    Raises: blobs.BlobCorrupt, ml.checkpoint.CheckpointInvalid.
+    """
+    if round_.result is None:
+        raise NothingToEvaluate(f"{round_} has no merged checkpoint")
+    with blobs.local_path(round_.result.blob) as path:
+        model = checkpoint.load_model(path)
+    return validation_loss(model, experiment=round_.experiment)
+
+
+def validation_loss(model: GPT, *, experiment: Experiment) -> float:
+    """Loss on the experiment's held-out documents, on the best device of this machine."""
+    shard = experiment.shards.select_related("blob").get(split=Shard.Split.VALIDATION)
+    with blobs.local_path(shard.blob) as path:
+        return evaluation.validation_loss(
+            model.to(hardware.detect().device),
+            data.open_shard(path, shard.dtype),
+            block_size=experiment.model_config.block_size,
+            max_tokens=MAX_VALIDATION_TOKENS,
+        )
+
+
+def _weighted(attempt: Attempt, stack: ExitStack) -> WeightedDelta:
+    tokens, weight, norm = attempt.verified_tokens, attempt.weight, attempt.delta_norm
+    if attempt.delta is None or tokens is None or weight is None or norm is None:
+        raise merging.MergeInvalid(f"{attempt} was accepted without a delta, tokens, a weight or a norm")
+    return WeightedDelta(
+        attempt_id=attempt.pk,
+        path=stack.enter_context(blobs.local_path(attempt.delta)),
+        sha256=attempt.delta.sha256,
+        tokens=tokens,
+        weight=weight,
+        norm=norm,
+    )

@@ -1,14 +1,14 @@
 """The volunteers' API under /api/v1/: each view translates, makes one domain call, and translates back."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.models import Count, Q, QuerySet, Sum
-from django.shortcuts import get_object_or_404
+from django.http import Http404
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ValidationError
 from rest_framework.generics import ListAPIView, RetrieveAPIView
 from rest_framework.parsers import BaseParser
 from rest_framework.permissions import AllowAny
@@ -19,8 +19,246 @@ from rest_framework.views import APIView
 from contributors.authentication import HasScope
 from contributors.models import Contributor, Scope
 from contributors.problems import Problem
-from fai_version import VERSION
 from ml import protocol
 from ml.protocol import Reason
-from training import devices, jobs, schemas, uploads
+from ml.version import VERSION
+from training import devices, doorbell, jobs, schemas, uploads
 from training.models import Attempt, Checkpoint, Experiment, Round
+
+SERVICE = "fai"
+
+
+class ServiceView(APIView):
+    """What this server is, so that a device can tell a wrong address or another protocol from a fault."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses=schemas.ServiceSchema)
+    def get(self, request: Request) -> Response:
+        return Response({"service": SERVICE, "protocol_version": protocol.PROTOCOL_VERSION, "version": VERSION})
+
+
+class VolunteerView(APIView):
+    """A view for a contributor's own devices and attempts."""
+
+    permission_classes = (HasScope,)
+    required_scope = Scope.VOLUNTEER
+
+    def attempt(self, request: Request, attempt_id: int) -> Attempt:
+        try:
+            return jobs.find(attempt_id=attempt_id, contributor=caller(request))
+        except jobs.AttemptNotFound as error:
+            raise Http404(str(error)) from error
+
+
+class HeartbeatView(VolunteerView):
+    """A sign of life, and what the device should do."""
+
+    @extend_schema(request=schemas.HeartbeatSchema, responses=schemas.DirectivesSchema)
+    def post(self, request: Request, device_id: int) -> Response:
+        heartbeat = read(protocol.Heartbeat, request.data)
+        try:
+            device = devices.find(device_id=device_id, contributor=caller(request))
+        except devices.DeviceNotFound as error:
+            raise Http404(str(error)) from error
+        return Response(protocol.encode(devices.beat(device=device, heartbeat=heartbeat, now=timezone.now())))
+
+
+class ClaimView(VolunteerView):
+    """Take an offered attempt; its job spec."""
+
+    @extend_schema(request=schemas.ClaimSchema, responses=schemas.JobSpecSchema)
+    def post(self, request: Request, attempt_id: int) -> Response:
+        body = schemas.ClaimSchema(data=request.data)
+        body.is_valid(raise_exception=True)
+        attempt = self.attempt(request, attempt_id)
+        try:
+            spec = jobs.claim(attempt=attempt, nonce=body.validated_data["nonce"], now=timezone.now())
+        except jobs.AttemptNotFound as error:
+            raise Http404(str(error)) from error
+        except jobs.AttemptNotYours as error:
+            raise moved_on(error) from error
+        return Response(protocol.encode(spec))
+
+
+class AttemptView(VolunteerView):
+    """Where an attempt stands."""
+
+    @extend_schema(responses=schemas.ReceiptSchema)
+    def get(self, request: Request, attempt_id: int) -> Response:
+        return Response(protocol.encode(jobs.receipt(self.attempt(request, attempt_id))))
+
+
+class SubmitView(VolunteerView):
+    """Hand in an attempt whose delta is uploaded."""
+
+    @extend_schema(request=schemas.ReportSchema, responses={202: schemas.ReceiptSchema})
+    def post(self, request: Request, attempt_id: int) -> Response:
+        report = read(protocol.Report, request.data)
+        attempt = self.attempt(request, attempt_id)
+        try:
+            receipt = jobs.submit(attempt=attempt, report=report, now=timezone.now())
+        except jobs.DeltaMissing as error:
+            raise Problem(status.HTTP_409_CONFLICT, code="delta_missing", detail=str(error)) from error
+        except jobs.AttemptNotYours as error:
+            raise moved_on(error) from error
+        doorbell.ring_validation(attempt_id=attempt.pk)
+        return Response(protocol.encode(receipt), status=status.HTTP_202_ACCEPTED)
+
+
+class ReleaseView(VolunteerView):
+    """Give an attempt back."""
+
+    @extend_schema(request=schemas.ReleaseSchema, responses=schemas.ReceiptSchema)
+    def post(self, request: Request, attempt_id: int) -> Response:
+        body = schemas.ReleaseSchema(data=request.data)
+        body.is_valid(raise_exception=True)
+        attempt = self.attempt(request, attempt_id)
+        try:
+            receipt = jobs.release(
+                attempt=attempt,
+                reason=Reason(body.validated_data["reason"]),
+                detail=body.validated_data["detail"],
+                now=timezone.now(),
+            )
+        except jobs.AttemptNotYours as error:
+            raise moved_on(error) from error
+        uploads.discard(attempt)
+        return Response(protocol.encode(receipt))
+
+
+class BytesParser(BaseParser):
+    """The raw body, whatever type it claims, under the one key `piece`."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> dict[str, bytes]:
+        return {"piece": stream.read()}
+
+
+UPLOAD_HEADERS = [
+    OpenApiParameter("Upload-Offset", int, OpenApiParameter.HEADER, required=True),
+    OpenApiParameter("Upload-Length", int, OpenApiParameter.HEADER, required=True),
+    OpenApiParameter("Upload-Sha256", str, OpenApiParameter.HEADER, required=True),
+]
+
+
+class DeltaView(VolunteerView):
+    """Send a delta in pieces of at most UPLOAD_CHUNK_BYTES, each announcing the whole."""
+
+    parser_classes = (BytesParser,)
+
+    def head(self, request: Request, attempt_id: int) -> Response:
+        offset = uploads.received_bytes(self.attempt(request, attempt_id))
+        return Response(headers={"Upload-Offset": str(offset)})
+
+    @extend_schema(parameters=UPLOAD_HEADERS, request=OpenApiTypes.BINARY, responses=schemas.OffsetSchema)
+    def put(self, request: Request, attempt_id: int) -> Response:
+        headers = request.headers
+        announced = schemas.UploadHeadersSchema(
+            data={
+                "offset": headers.get("Upload-Offset"),
+                "size_bytes": headers.get("Upload-Length"),
+                "sha256": headers.get("Upload-Sha256"),
+            }
+        )
+        announced.is_valid(raise_exception=True)
+        offset, size_bytes, sha256 = (announced.validated_data[name] for name in ("offset", "size_bytes", "sha256"))
+        attempt = self.attempt(request, attempt_id)
+        try:
+            uploads.announce(attempt=attempt, size_bytes=size_bytes, sha256=sha256)
+            received = uploads.append(attempt=attempt, offset=offset, piece=piece_of(request), now=timezone.now())
+        except uploads.UploadTooLarge as error:
+            raise Problem(status.HTTP_413_REQUEST_ENTITY_TOO_LARGE, code=Reason.TOO_LARGE, detail=str(error)) from error
+        except uploads.OffsetMismatch as error:
+            raise Problem(
+                status.HTTP_409_CONFLICT, code="offset_mismatch", detail=str(error), offset=error.offset
+            ) from error
+        except uploads.UploadCorrupt as error:
+            raise Problem(status.HTTP_422_UNPROCESSABLE_ENTITY, code=Reason.WRONG_HASH, detail=str(error)) from error
+        except uploads.DiskFull as error:
+            raise Problem(status.HTTP_507_INSUFFICIENT_STORAGE, code="disk_full", detail=str(error)) from error
+        except jobs.AttemptNotYours as error:
+            raise moved_on(error) from error
+        return Response({"offset": received})
+
+
+class ExperimentListView(ListAPIView[Experiment]):
+    """Experiments that have left their draft, newest first."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    serializer_class = schemas.ExperimentSchema
+    queryset = Experiment.objects.exclude(state=Experiment.State.DRAFT).order_by("-started_at", "-pk")
+
+
+class ExperimentView(RetrieveAPIView[Experiment]):
+    """One experiment."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    serializer_class = schemas.ExperimentSchema
+    queryset = Experiment.objects.all()
+    lookup_field = "slug"
+
+
+class RoundListView(ListAPIView[Round]):
+    """An experiment's rounds, newest first."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    serializer_class = schemas.RoundSchema
+
+    def get_queryset(self) -> QuerySet[Round]:
+        rows = Round.objects.filter(experiment__slug=self.kwargs["slug"]).select_related("base", "result")
+        return rows.annotate(
+            accepted_tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts")
+        ).order_by("-number")
+
+
+class LatestCheckpointView(APIView):
+    """The newest published checkpoint of an experiment."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses=schemas.CheckpointSchema)
+    def get(self, request: Request, slug: str) -> Response:
+        published = Checkpoint.objects.filter(~Q(published_at=None), experiment__slug=slug)
+        checkpoint = published.select_related("blob", "experiment").order_by("-number").first()
+        if checkpoint is None:
+            raise Http404(f"{slug} has no published checkpoint yet")
+        return Response(schemas.CheckpointSchema(checkpoint).data)
+
+
+def caller(request: Request) -> Contributor:
+    """The contributor whose key the request carries."""
+    assert isinstance(request.user, Contributor)
+    return request.user
+
+
+def piece_of(request: Request) -> bytes:
+    """The bytes that BytesParser found."""
+    assert isinstance(request.data, dict)
+    return bytes(request.data["piece"])
+
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], data: Any) -> T:
+    """The body as one of the wire's types.
+
+    Raises: ValidationError.
+    """
+    try:
+        return protocol.decode(cls, data)
+    except protocol.ProtocolError as error:
+        raise ValidationError(str(error)) from error
+
+
+def moved_on(error: jobs.AttemptNotYours) -> Problem:
+    """409 where another change won the race, 410 where the attempt has ended."""
+    code = status.HTTP_410_GONE if error.ended else status.HTTP_409_CONFLICT
+    return Problem(code, code=error.reason, detail=str(error))

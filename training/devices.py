@@ -90,9 +90,7 @@ def enroll(*, device: Device, experiment: Experiment, tokens_per_second: float |
     measured = {} if tokens_per_second is None else {"tokens_per_second": tokens_per_second}
     rows = Enrollment.objects.filter(device=device, experiment=experiment)
     if not rows.update(updated_at=now, **measured):
-        Enrollment.objects.get_or_create(
-            device=device, experiment=experiment, defaults={"updated_at": now, **measured}
-        )
+        Enrollment.objects.get_or_create(device=device, experiment=experiment, defaults={"updated_at": now, **measured})
 
 
 def idle_reason(device: Device, experiment: Experiment | None, *, now: datetime) -> Reason | None:

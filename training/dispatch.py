@@ -63,7 +63,10 @@ def fill(*, round_pk: int, now: datetime) -> list[Attempt]:
 
 
 def split(
-    *, remaining_tokens: int, enrollments: Sequence[Enrollment] | QuerySet[Enrollment], job_seconds: int,
+    *,
+    remaining_tokens: int,
+    enrollments: Sequence[Enrollment] | QuerySet[Enrollment],
+    job_seconds: int,
     batch_tokens: int,
 ) -> list[Share]:
     """Give each device what it trains in job_seconds, all scaled down alike where less is left, in whole steps."""

@@ -59,9 +59,7 @@ def offer(*, job: Job, device: Device, token_budget: int, now: datetime) -> Atte
             attempt.save(force_insert=True)
     except IntegrityError as error:
         raise DeviceBusy(f"{device} has an attempt under way") from error
-    transaction.on_commit(
-        lambda: doorbell.ring(device_id=device.pk, attempt_id=attempt.pk, nonce=attempt.nonce), robust=True
-    )
+    transaction.on_commit(lambda: doorbell.ring_device(device_id=device.pk, attempt_id=attempt.pk, nonce=attempt.nonce))
     return attempt
 
 

@@ -1,4 +1,4 @@
-"""Leases of the coordinator's own long work: a merge, an evaluation, a preparation that dies is begun again by another."""
+"""Leases of the coordinator's own long work: a merge, evaluation or preparation that dies is begun again by another."""
 
 import threading
 from collections.abc import Iterator

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
-from ml import checkpoint, corpus, data, evaluation, layout, tokenizer
-from ml.config import ModelConfig
+from ml import checkpoint, corpus, data, layout, tokenizer
 from ml.model import initial_model
-from training import blobs
+from training import aggregation, blobs
 from training.models import Blob, Experiment, Shard
 
 VALIDATION_SHARE = 0.1
@@ -41,7 +39,7 @@ def prepare(*, experiment: Experiment, now: datetime) -> Prepared:
         _store_shards(experiment, Shard.Split.TRAIN, data.encode_documents(training, tokenizer=encoder), folder, now)
         held_out = data.encode_documents(validation, tokenizer=encoder)
         _store_shards(experiment, Shard.Split.VALIDATION, held_out, folder, now)
-        return _store_untrained(config, held_out, experiment.codec, folder / "model.safetensors", now=now)
+        return _store_untrained(experiment, folder / "model.safetensors", now=now)
 
 
 def _store_tokenizer(experiment: Experiment, encoder: Tokenizer, path: Path, *, now: datetime) -> None:
@@ -50,9 +48,7 @@ def _store_tokenizer(experiment: Experiment, encoder: Tokenizer, path: Path, *, 
     experiment.save(update_fields=["tokenizer"])
 
 
-def _store_shards(
-    experiment: Experiment, split: Shard.Split, tokens: data.Tokens, folder: Path, now: datetime
-) -> None:
+def _store_shards(experiment: Experiment, split: Shard.Split, tokens: data.Tokens, folder: Path, now: datetime) -> None:
     data.require_windows(tokens, block_size=experiment.model_config.block_size)
     # Validation is one shard, so that every checkpoint is measured on the same windows.
     shard_tokens = experiment.shard_tokens if split == Shard.Split.TRAIN else len(tokens)
@@ -68,13 +64,12 @@ def _store_shards(
         )
 
 
-def _store_untrained(config: ModelConfig, held_out: data.Tokens, codec: str, path: Path, *, now: datetime) -> Prepared:
+def _store_untrained(experiment: Experiment, path: Path, *, now: datetime) -> Prepared:
+    config = experiment.model_config
     model = initial_model(config, seed=MODEL_SEED)
-    with torch.inference_mode():
-        loss = evaluation.validation_loss(model, held_out)
     checkpoint.save_model(model, path)
     return Prepared(
         checkpoint=blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=now),
-        validation_loss=loss,
-        max_delta_bytes=layout.delta_size_bytes(config, codec),
+        validation_loss=aggregation.validation_loss(model, experiment=experiment),
+        max_delta_bytes=layout.delta_size_bytes(config, experiment.codec),
     )

@@ -144,7 +144,7 @@ def finish_evaluation(*, round_: Round, validation_loss: float, now: datetime) -
     healthy = math.isfinite(validation_loss)
     _move(round_, State.CLOSED if healthy else State.ABANDONED, now=now, closed_at=now)
     if healthy:
-        Checkpoint.objects.filter(pk=round_.result_id).update(validation_loss=validation_loss, published_at=now)
+        Checkpoint.objects.filter(round=round_).update(validation_loss=validation_loss, published_at=now)
 
 
 def abandon(*, round_: Round, now: datetime) -> None:
@@ -158,4 +158,3 @@ def abandon(*, round_: Round, now: datetime) -> None:
 def _move(round_: Round, to: Round.State, *, now: datetime, **fields: object) -> None:
     fields.setdefault("next_transition_at", now)
     move(round_, to, guard={"epoch": round_.epoch}, epoch=round_.epoch + 1, **fields)
-

@@ -54,6 +54,14 @@ class OffsetSchema(serializers.Serializer[object]):
     offset = serializers.IntegerField()
 
 
+class UploadHeadersSchema(serializers.Serializer[object]):
+    """The announcement that comes with every piece of a delta."""
+
+    offset = serializers.IntegerField(min_value=0)
+    size_bytes = serializers.IntegerField(min_value=1)
+    sha256 = serializers.RegexField(r"^[0-9a-f]{64}$")
+
+
 class CheckpointSchema(serializers.ModelSerializer[Checkpoint]):
     sha256 = serializers.CharField(source="blob_id")
     size_bytes = serializers.IntegerField(source="blob.size_bytes")

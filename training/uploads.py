@@ -1,8 +1,8 @@
 """Receives a delta in pieces: announced first, resumable by offset, hashed before it is stored."""
 
+import errno
 import fcntl
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -30,35 +30,27 @@ class UploadCorrupt(Exception):
     """All bytes are there and their SHA-256 is not the announced one; the upload begins anew."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Announcement:
-    """What the device says it will send."""
-
-    size_bytes: int
-    sha256: str
+class DiskFull(Exception):
+    """The coordinator has no room for the piece; nothing of it is kept, and the device may try again later."""
 
 
-def announce(*, attempt: Attempt, announcement: Announcement) -> None:
+def announce(*, attempt: Attempt, size_bytes: int, sha256: str) -> None:
     """Fix the size and hash of a running attempt's delta; another announcement drops what was received before.
 
     Raises: UploadTooLarge, AttemptNotYours.
     """
-    if not 0 < announcement.size_bytes <= attempt.job.round.experiment.max_delta_bytes:
-        raise UploadTooLarge(
-            f"{announcement.size_bytes} bytes announced, "
-            f"{attempt.job.round.experiment.max_delta_bytes} is the most for this experiment"
-        )
+    max_bytes = attempt.job.round.experiment.max_delta_bytes
+    if not 0 < size_bytes <= max_bytes:
+        raise UploadTooLarge(f"{size_bytes} bytes announced, {max_bytes} is the most for this experiment")
     if attempt.state != Attempt.State.RUNNING:
         raise AttemptNotYours(attempt)
-    if (attempt.delta_size_bytes, attempt.delta_sha256) == (announcement.size_bytes, announcement.sha256):
+    if (attempt.delta_size_bytes, attempt.delta_sha256) == (size_bytes, sha256):
         return
     running = Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING)
-    if not running.update(
-        delta_size_bytes=announcement.size_bytes, delta_sha256=announcement.sha256, delta=None
-    ):
+    if not running.update(delta_size_bytes=size_bytes, delta_sha256=sha256, delta=None):
         attempt.refresh_from_db(fields=["state", "reason"])
         raise AttemptNotYours(attempt)
-    attempt.delta_size_bytes, attempt.delta_sha256, attempt.delta = announcement.size_bytes, announcement.sha256, None
+    attempt.delta_size_bytes, attempt.delta_sha256, attempt.delta = size_bytes, sha256, None
     _staging_path(attempt).unlink(missing_ok=True)
 
 
@@ -73,7 +65,7 @@ def received_bytes(attempt: Attempt) -> int:
 def append(*, attempt: Attempt, offset: int, piece: bytes, now: datetime) -> int:
     """Add a piece to an announced upload and store the delta once it is whole; the bytes received so far.
 
-    Raises: OffsetMismatch, UploadTooLarge, UploadCorrupt; OSError when the disk is full, with nothing of the piece kept.
+    Raises: OffsetMismatch, UploadTooLarge, UploadCorrupt, DiskFull.
     """
     size_bytes = attempt.delta_size_bytes or 0
     if attempt.delta_id is not None:
@@ -104,9 +96,11 @@ def _write_whole(descriptor: int, piece: bytes, end: int) -> None:
         view = memoryview(piece)
         while view:
             view = view[os.write(descriptor, view) :]
-    except OSError:
+    except OSError as error:
         os.ftruncate(descriptor, end)
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull("the coordinator's disk is full; your delta is safe with you, it will be sent again") from error
 
 
 def _store(attempt: Attempt, path: Path, *, now: datetime) -> None:

@@ -6,20 +6,31 @@ SQLite drops a table's triggers when a later migration rebuilds that table; such
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-TABLES = ("contributors_txn", "contributors_posting")
+# What of a new row may not be there already: SQLite's INSERT OR REPLACE deletes a row without firing its DELETE trigger.
+SAME_ROW = {
+    "contributors_txn": "id = NEW.id OR idempotency_key = NEW.idempotency_key",
+    "contributors_posting": "id = NEW.id",
+}
+TABLES = tuple(SAME_ROW)
 MESSAGE = "the ledger is append-only: post a compensating transaction"
 
 
 def sqlite_create():
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
     return [
-        f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table} BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
-        for table in TABLES
-        for event in ("UPDATE", "DELETE")
+        statement
+        for table, same_row in SAME_ROW.items()
+        for statement in (
+            f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+            f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_row}) {refuse}",
+        )
     ]
 
 
 def sqlite_drop():
-    return [f"DROP TRIGGER IF EXISTS {table}_no_{event}" for table in TABLES for event in ("update", "delete")]
+    return [f"DROP TRIGGER IF EXISTS {table}_no_{event}" for table in TABLES for event in ("update", "delete", "replace")]
 
 
 def postgresql_create():

@@ -1,0 +1,32 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup demo test check bench
+
+help:
+	@echo "make demo   train a small model with two volunteers on this machine, then spend the credits"
+	@echo "make test   run every test"
+	@echo "make check  lint, types, import rules, migrations"
+	@echo "make bench  measure what docs/experiments.md states"
+	@echo "make setup  only install, into .venv"
+
+setup:
+	@$(PYTHON) tools/setup.py
+
+demo: setup
+	@$(BIN)/python -m fai_project.demo $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+test: setup
+	$(BIN)/python tools/run_tests.py $(ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)

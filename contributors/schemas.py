@@ -1,0 +1,84 @@
+"""Shapes of requests and answers under /api/v1/, for validation and for the OpenAPI document."""
+
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework_dataclasses.serializers import DataclassSerializer
+
+from contributors.models import ApiKey, Contributor, Device, Posting, Scope
+from ml.protocol import DeviceAccount
+
+
+class JoinRequest(serializers.Serializer[Any]):
+    nickname = serializers.CharField(max_length=200, help_text="1 to 40 visible characters.")
+
+
+class Joined(serializers.Serializer[Any]):
+    contributor_id = serializers.IntegerField()
+    nickname = serializers.CharField()
+    api_key = serializers.CharField(help_text="Shown this once; scopes volunteer and completion.")
+
+
+class RegisterRequest(serializers.Serializer[Any]):
+    name = serializers.CharField(
+        max_length=200, help_text="1 to 60 visible characters; the same name, the same device."
+    )
+    hardware = serializers.DictField(help_text="Flat: device, name, memory_bytes, cores, bf16, and what else helps.")
+    protocol_version = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+
+
+class DeviceAccountSchema(DataclassSerializer):  # type: ignore[type-arg]
+    class Meta:
+        dataclass = DeviceAccount
+
+
+class Me(serializers.ModelSerializer[Contributor]):
+    contributor_id = serializers.IntegerField(source="pk")
+    available_credits = serializers.IntegerField(help_text="What may be spent.")
+    held_credits = serializers.IntegerField(help_text="Set aside for completions under way.")
+    escrow_credits = serializers.IntegerField(help_text="Earned, not yet spendable; me/ledger says until when.")
+
+    class Meta:
+        model = Contributor
+        fields = ("contributor_id", "nickname", "available_credits", "held_credits", "escrow_credits", "created_at")
+
+
+class LedgerEntry(serializers.ModelSerializer[Posting]):
+    kind = serializers.CharField(source="txn.kind", help_text="earn, escrow_release, usage or correction.")
+    account = serializers.CharField(source="account.kind", help_text="available or escrow.")
+    paid_for = serializers.CharField(source="txn.source", help_text="What it was for, such as attempt:42.")
+    created_at = serializers.DateTimeField(source="txn.created_at")
+    release_at = serializers.DateTimeField(
+        source="txn.escrow_line.release_at", default=None, help_text="When an earning leaves escrow."
+    )
+
+    class Meta:
+        model = Posting
+        fields = ("id", "kind", "account", "amount", "paid_for", "created_at", "release_at")
+
+
+class DeviceSchema(serializers.ModelSerializer[Device]):
+    device_id = serializers.IntegerField(source="pk")
+
+    class Meta:
+        model = Device
+        fields = ("device_id", "name", "hardware", "state", "idle_reason", "created_at", "last_seen_at")
+
+
+class KeyRequest(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=60)
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), min_length=1, max_length=8)
+
+
+class KeySchema(serializers.ModelSerializer[ApiKey]):
+    class Meta:
+        model = ApiKey
+        fields = ("prefix", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
+
+
+class CreatedKey(serializers.ModelSerializer[ApiKey]):
+    api_key = serializers.CharField(help_text="Shown this once.")
+
+    class Meta:
+        model = ApiKey
+        fields = (*KeySchema.Meta.fields, "api_key")

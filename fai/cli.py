@@ -1,0 +1,144 @@
+"""The command line: fai join, worker, status, key."""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fai import __version__
+from fai.client import Client, CoordinatorError, CoordinatorUnreachable
+from fai.config import LANGUAGES, Options, WorkerConfig, credentials_of, preferred_language, read_options, worker_config
+from fai.contact import PatientContact
+from fai.credentials import FILE_NAME, Credentials, save_credentials
+from fai.joining import join
+from fai.messages import sentence
+from fai.stop import Stop, print_stop
+
+NUM_MOVEMENTS = 10
+PATIENCE_SECONDS = 5.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    chosen = {name: value for name, value in vars(arguments).items() if name.isupper()}
+    language = chosen.get("LANG") or preferred_language()
+    try:
+        options = read_options(chosen)
+        return int(arguments.command(options) or 0)
+    except Stop as stop:
+        print_stop(stop, language)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_join(options: Options) -> None:
+    """Become a contributor, or choose another experiment as the contributor that one is."""
+    stored = credentials_of(options)
+    if stored is None:
+        _tell_joined(options, join(options))
+        _say(options, "next_step")
+        return
+    if options.nickname not in {None, stored.nickname}:
+        raise Stop("other_name", url=stored.server_url, nickname=stored.nickname)
+    if options.experiment not in {None, stored.experiment}:
+        save_credentials(options.config_dir, dataclasses.replace(stored, experiment=options.experiment))
+    _say(options, "already_joined", url=stored.server_url, nickname=stored.nickname)
+
+
+def run_worker(options: Options) -> int:
+    """Join where no key is stored for the coordinator, then be the worker of `celery -A fai worker`."""
+    if options.api_key is None and credentials_of(options) is None:
+        _tell_joined(options, join(options))
+    config = worker_config(options)
+    # Celery is loaded for this command alone: the others answer at once.
+    from fai.celery import app  # noqa: PLC0415
+
+    app.config_for_worker = config
+    app.Worker().start()
+    return 0
+
+
+def run_status(options: Options) -> None:
+    """Credits and the latest movements."""
+    config = worker_config(options)
+    with _client(config) as client:
+        me = client.get("me", patience_seconds=PATIENCE_SECONDS)
+        movements = client.get("me/ledger", patience_seconds=PATIENCE_SECONDS)["results"]
+    _say(
+        options,
+        "status_line",
+        nickname=me["nickname"],
+        url=config.server_url,
+        available=me["available_credits"],
+        held=me["held_credits"],
+        escrow=me["escrow_credits"],
+    )
+    _say(options, "ledger_title" if movements else "ledger_empty")
+    for movement in movements[:NUM_MOVEMENTS]:
+        print(f"{movement['created_at']:.19}  {movement['amount']:>+12,}  {movement['kind']}  {movement['paid_for']}")
+
+
+def run_key(options: Options) -> None:
+    """A further key that can only complete: for an OpenAI client, or to give to somebody in the family."""
+    with _client(worker_config(options)) as client:
+        answer = client.post("me/keys", {"name": "fai key", "scopes": ["completion"]})
+    _say(options, "key_created", api_key=answer["api_key"])
+
+
+@contextlib.contextmanager
+def _client(config: WorkerConfig) -> Iterator[Client]:
+    """Raises: Stop where the coordinator cannot be reached or refuses."""
+    try:
+        with Client(server_url=config.server_url, api_key=config.api_key, contact=PatientContact()) as client:
+            yield client
+    except CoordinatorUnreachable as error:
+        raise Stop("unreachable", url=config.server_url, why=error) from error
+    except CoordinatorError as error:
+        raise error.as_stop() from error
+
+
+def _tell_joined(options: Options, credentials: Credentials) -> None:
+    _say(options, "joined", url=credentials.server_url, nickname=credentials.nickname)
+    _say(options, "key_shown_once", path=options.config_dir / FILE_NAME, api_key=credentials.api_key)
+
+
+def _say(options: Options, key: str, **values: Any) -> None:
+    print(sentence(options.language, key, **values), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options are named as their environment variables without FAI_."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--server", dest="SERVER_URL", metavar="URL", help="the coordinator's address")
+    shared.add_argument("--lang", dest="LANG", choices=LANGUAGES, help="language of the terminal")
+    joining = argparse.ArgumentParser(add_help=False)
+    joining.add_argument("--name", dest="NAME", help="your nickname")
+    joining.add_argument("--experiment", dest="EXPERIMENT", metavar="SLUG", help="default: whichever runs")
+
+    parser = argparse.ArgumentParser(prog="fai", description="Train a GPT together; spend what it earns you.")
+    parser.add_argument("--version", action="version", version=f"fai {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    join_ = commands.add_parser("join", parents=[joining], help="become a contributor of a coordinator")
+    join_.add_argument("SERVER_URL", metavar="URL", help="the coordinator's address")
+    join_.add_argument("--lang", dest="LANG", choices=LANGUAGES, help="language of the terminal")
+    join_.set_defaults(command=run_join)
+
+    worker = commands.add_parser("worker", parents=[shared, joining], help="join if need be, then train")
+    worker.add_argument("--device", dest="DEVICE", metavar="NAME", help="this machine's name; default: its host name")
+    worker.add_argument("--threads", dest="THREADS", metavar="N", help="cores to compute on; default: all but one")
+    worker.set_defaults(command=run_worker)
+
+    status = commands.add_parser("status", parents=[shared], help="your credits")
+    status.set_defaults(command=run_status)
+    key = commands.add_parser("key", parents=[shared], help="make an API key for completions")
+    key.set_defaults(command=run_key)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

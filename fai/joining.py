@@ -1,0 +1,59 @@
+"""Becoming a contributor of a coordinator, and choosing one of its experiments."""
+
+import httpx
+
+from fai.client import Client, CoordinatorError, CoordinatorUnreachable
+from fai.config import Options
+from fai.contact import PatientContact
+from fai.credentials import Credentials, save_credentials
+from fai.stop import Stop
+
+JOIN_PATIENCE_SECONDS = 5.0
+FINISHED = "finished"
+
+
+def join(options: Options) -> Credentials:
+    """A new contributor at the coordinator, stored in the config folder.
+
+    Raises: Stop.
+    """
+    if options.server_url is None:
+        raise Stop("not_joined", exit_code=2, url="URL")
+    if options.nickname is None:
+        raise Stop("name_missing", exit_code=2)
+    with Client(server_url=options.server_url, api_key=None, contact=PatientContact()) as client:
+        try:
+            client.check_server(patience_seconds=JOIN_PATIENCE_SECONDS)
+            if options.experiment is not None:
+                check_experiment(client, options.experiment, patience_seconds=JOIN_PATIENCE_SECONDS)
+            api_key = client.join(options.nickname)
+        except CoordinatorUnreachable as error:
+            raise Stop("unreachable", exit_code=2, url=options.server_url, why=error) from error
+        except CoordinatorError as error:
+            raise Stop("refused", why=error) from error
+    credentials = Credentials(
+        server_url=options.server_url, api_key=api_key, nickname=options.nickname, experiment=options.experiment
+    )
+    save_credentials(options.config_dir, credentials)
+    return credentials
+
+
+def check_experiment(client: Client, slug: str, *, patience_seconds: float | None) -> None:
+    """Return if the experiment exists and may still bring work.
+
+    Raises: Stop with the experiments that there are; CoordinatorUnreachable.
+    """
+    try:
+        state = client.get(f"experiments/{slug}", patience_seconds=patience_seconds)["state"]
+    except CoordinatorError as error:
+        if error.status != httpx.codes.NOT_FOUND:
+            raise error.as_stop() from error
+        known = _open_experiments(client)
+        raise Stop("experiment_unknown", exit_code=2, url=client.server_url, experiment=slug, known=known) from error
+    if state == FINISHED:
+        raise Stop("experiment_finished", exit_code=2, experiment=slug, known=_open_experiments(client))
+
+
+def _open_experiments(client: Client) -> str:
+    experiments = client.get("experiments", patience_seconds=JOIN_PATIENCE_SECONDS)
+    return ", ".join(one["slug"] for one in experiments if one["state"] != FINISHED) or "-"

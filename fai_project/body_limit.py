@@ -1,0 +1,52 @@
+"""Refuses oversized bodies before a byte of them is kept: Django under ASGI spools a body before any view runs."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from ml.protocol import UPLOAD_CHUNK_BYTES
+
+MAX_BODY_BYTES = UPLOAD_CHUNK_BYTES
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+TOO_LARGE = json.dumps(
+    {
+        "type": "about:blank",
+        "title": "Content Too Large",
+        "status": 413,
+        "code": "body_too_large",
+        "detail": f"A request body may have at most {MAX_BODY_BYTES} bytes and must announce its length.",
+    }
+).encode()
+
+
+def limit_bodies(app: App) -> App:
+    """`app` behind a guard that answers 413 to a body that is announced larger than MAX_BODY_BYTES, or not announced.
+
+    A server keeps the body to its announced length, so nothing else need be counted.
+    """
+
+    async def guarded(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _is_too_large(dict(scope["headers"])):
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 413,
+                    "headers": [(b"content-type", b"application/problem+json"), (b"connection", b"close")],
+                }
+            )
+            await send({"type": "http.response.body", "body": TOO_LARGE})
+            return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def _is_too_large(headers: dict[bytes, bytes]) -> bool:
+    if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
+        return True
+    length = headers.get(b"content-length", b"0")
+    return not length.isdigit() or int(length) > MAX_BODY_BYTES

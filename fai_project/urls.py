@@ -1,0 +1,26 @@
+"""Every address of the coordinator. Pages and admin are English at their address and Korean below /ko/."""
+
+from django.conf.urls.i18n import i18n_patterns
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+import contributors.urls
+import training.urls
+from fai_project.health import health
+from training import pages
+
+urlpatterns = [
+    path("health", health, name="health"),
+    path("api/v1/", include((contributors.urls.urlpatterns + training.urls.urlpatterns, "api"))),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("i18n/", include("django.conf.urls.i18n")),
+    *i18n_patterns(
+        path("", pages.experiments, name="experiments"),
+        path("experiments/<slug:slug>/", pages.experiment, name="experiment"),
+        path("contributors/", pages.contributors, name="contributors"),
+        path("join/", pages.join, name="join"),
+        path("admin/", admin.site.urls),
+        prefix_default_language=False,
+    ),
+]

@@ -1,0 +1,62 @@
+"""Errors of /v1 with OpenAI's bodies: all four of message, type, param and code, always."""
+
+from collections.abc import Mapping
+
+from django.http import JsonResponse
+
+INVALID_REQUEST = "invalid_request_error"
+
+
+class ApiError(Exception):
+    """What a view under /v1 answers instead of its result."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        *,
+        kind: str = INVALID_REQUEST,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JsonResponse:
+        return JsonResponse(self.body, status=self.status, headers=self.headers)
+
+
+def bad_parameter(param: str, code: str, message: str) -> ApiError:
+    return ApiError(400, code, message, param=param)
+
+
+def invalid_key(message: str) -> ApiError:
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="FAI"'})
+
+
+def insufficient_quota(message: str) -> ApiError:
+    """Nothing changes by asking again, so the header keeps OpenAI's clients from doing that."""
+    return ApiError(429, "insufficient_quota", message, kind="insufficient_quota", headers={"x-should-retry": "false"})
+
+
+def queue_full(*, retry_after_seconds: int) -> ApiError:
+    return ApiError(
+        429,
+        "rate_limit_exceeded",
+        f"Too many requests are waiting for this model: try again in {retry_after_seconds} seconds.",
+        kind="requests",
+        headers={"Retry-After": str(retry_after_seconds)},
+    )
+
+
+def unavailable(message: str) -> ApiError:
+    return ApiError(503, "service_unavailable", message, kind="server_error")

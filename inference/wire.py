@@ -1,0 +1,136 @@
+"""What the web process and an engine say to each other through Redis. Tokens only: the web process knows text.
+
+| key                             | holds                                                                    |
+|---------------------------------|--------------------------------------------------------------------------|
+| fai:engine:requests:{model}     | list of requests that no engine has taken                                |
+| fai:engine:stream:{request_id}  | stream of events: started once, then tokens, or failed                   |
+| fai:engine:cancel:{request_id}  | set of the choices that nobody reads any more                            |
+| fai:engine:alive:{engine_id}    | the models that a living engine serves; gone seconds after the engine is |
+| fai:engine:engines              | set of the engines that may be alive                                     |
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+ENGINES_KEY = "fai:engine:engines"
+EVENT_FIELD = "event"
+STREAM_SECONDS = 600
+"""An event stream that nobody deletes, since its reader died, is gone after so long without an event."""
+ALIVE_SECONDS = 5
+BEAT_SECONDS = 1
+MAX_QUEUED_REQUESTS = 256
+"""Per model; beyond it a client is told to come back later."""
+
+
+def queue_key(model: str) -> str:
+    return f"fai:engine:requests:{model}"
+
+
+def stream_key(request_id: str) -> str:
+    return f"fai:engine:stream:{request_id}"
+
+
+def cancel_key(request_id: str) -> str:
+    return f"fai:engine:cancel:{request_id}"
+
+
+def alive_key(engine_id: str) -> str:
+    return f"fai:engine:alive:{engine_id}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """Prompts to continue: choice i continues prompt i // n with seed + i."""
+
+    request_id: str
+    model: str
+    prompts: tuple[tuple[int, ...], ...]
+    n: int
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    """Tokens that end a choice; the one that did is its last token."""
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.prompts) * self.n
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Each prompt counts once, however many choices continue it."""
+        return sum(len(prompt) for prompt in self.prompts)
+
+    @property
+    def max_completion_tokens(self) -> int:
+        return self.num_choices * self.max_tokens
+
+    def encode(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> "GenerationRequest":
+        values = json.loads(data)
+        return cls(
+            **{
+                **values,
+                "prompts": tuple(tuple(prompt) for prompt in values["prompts"]),
+                "stop_tokens": tuple(values["stop_tokens"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """An engine took the request, and continues it with this checkpoint to the end."""
+
+    engine_id: str
+    checkpoint_id: int
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceTokens:
+    """Tokens of one choice; `offset` is how many it had before, so that a repeated event is recognised."""
+
+    index: int
+    offset: int
+    tokens: tuple[int, ...]
+    finish_reason: str | None = None
+    """stop: the last token is a stop token; length: max_tokens are reached; None: more follow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The engine gives the request up."""
+
+    message: str
+
+
+Event = Started | ChoiceTokens | Failed
+_EVENTS: dict[str, type[Started] | type[ChoiceTokens] | type[Failed]] = {
+    "started": Started,
+    "tokens": ChoiceTokens,
+    "failed": Failed,
+}
+_NAMES = {cls: name for name, cls in _EVENTS.items()}
+
+
+def encode_events(events: list[Event]) -> str:
+    """Events of one request and one engine step as one stream entry."""
+    return json.dumps([[_NAMES[type(event)], dataclasses.asdict(event)] for event in events], separators=(",", ":"))
+
+
+def decode_events(data: bytes | str) -> list[Event]:
+    return [_decode_event(name, values) for name, values in json.loads(data)]
+
+
+def _decode_event(name: str, values: dict[str, object]) -> Event:
+    if name == "tokens":
+        values["tokens"] = tuple(values["tokens"])  # type: ignore[arg-type]
+    return _EVENTS[name](**values)  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""The next token, drawn from logits: each row by its own rules and its own seed.
+
+Shape suffixes as in ml.model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one text goes on.
+
+    Raises: ValueError where a number is out of its range; the message names the field.
+    """
+
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Draw among the k likeliest."""
+    top_p: float = 1.0
+    """Draw among the fewest likeliest that hold this share of the probability."""
+    min_p: float = 0.0
+    """Draw among tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that the text has already become less likely. Source: CTRL (arXiv 1909.05858), section 4.1."""
+    seed: int = 0
+    """The same seed, prompt and model give the same text, whatever else is in the batch."""
+    max_tokens: int = 16
+    stop: tuple[str, ...] = ()
+    """Texts that end the completion and are no part of it."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.temperature < float("inf"), "temperature must be 0 or above")
+        _require(self.top_k is None or self.top_k >= 1, "top_k must be at least 1")
+        _require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
+        _require(0 <= self.min_p <= 1, "min_p must lie in [0, 1]")
+        _require(0 < self.repetition_penalty < float("inf"), "repetition_penalty must be above 0")
+        _require(self.max_tokens >= 1, "max_tokens must be at least 1")
+        _require(all(self.stop), "stop must not hold an empty text")
+
+
+def sample_next(logits_BV: Tensor, *, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]]) -> list[int]:
+    """One token for each row, whose text so far, prompt included, is texts[b].
+
+    The draw depends on the row's logits, seed and length alone: rows may join and leave a batch at any step.
+    """
+    logits_BV = _penalise(logits_BV.float(), params, texts)
+    greedy_B = logits_BV.argmax(dim=-1)
+    if all(row.temperature == 0 for row in params):
+        return [int(token) for token in greedy_B.tolist()]
+    drawn_B = _draw(_filter(logits_BV, params), params, texts)
+    is_greedy_B = torch.tensor([row.temperature == 0 for row in params], device=logits_BV.device)
+    return [int(token) for token in torch.where(is_greedy_B, greedy_B, drawn_B).tolist()]
+
+
+def _penalise(logits_BV: Tensor, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]]) -> Tensor:
+    penalised = [b for b, row in enumerate(params) if row.repetition_penalty != 1.0]
+    if not penalised:
+        return logits_BV
+    logits_BV = logits_BV.clone()
+    for b in penalised:
+        seen = torch.tensor(sorted(set(texts[b])), device=logits_BV.device)
+        factor = params[b].repetition_penalty
+        kept = logits_BV[b, seen]
+        logits_BV[b, seen] = torch.where(kept > 0, kept / factor, kept * factor)
+    return logits_BV
+
+
+def _filter(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Probabilities at the rows' temperatures, in float64, zero where top_k, top_p or min_p leave a token out.
+
+    Each limit becomes a least probability, so the order of the vocabulary, and with it the draw, is not disturbed.
+    """
+    temperature_B1 = _column([row.temperature or 1.0 for row in params], logits_BV)
+    probabilities_BV = torch.softmax(logits_BV.double() / temperature_B1, dim=-1)
+    least_B1 = probabilities_BV.amax(dim=-1, keepdim=True) * _column([row.min_p for row in params], logits_BV)
+    if any(row.top_k is not None or row.top_p < 1 for row in params):
+        least_B1 = torch.maximum(least_B1, _least_of_top(probabilities_BV, params))
+    return torch.where(probabilities_BV >= least_B1, probabilities_BV, 0.0)
+
+
+def _least_of_top(probabilities_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    vocab_size = probabilities_BV.shape[-1]
+    sorted_BV = probabilities_BV.sort(dim=-1, descending=True).values
+    ranks_V = torch.arange(vocab_size, device=probabilities_BV.device)
+    sorted_BV[ranks_V >= _column([row.top_k or vocab_size for row in params], probabilities_BV)] = 0.0
+    before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+    share_B1 = _column([row.top_p for row in params], probabilities_BV) * sorted_BV.sum(dim=-1, keepdim=True)
+    is_in_BV = (sorted_BV > 0) & ((before_BV < share_B1) | (ranks_V == 0))
+    return torch.where(is_in_BV, sorted_BV, 1.0).amin(dim=-1, keepdim=True)
+
+
+def _draw(probabilities_BV: Tensor, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]]) -> Tensor:
+    cumulative_BV = probabilities_BV.cumsum(dim=-1)
+    uniform = [_uniform(row.seed, len(text)) for row, text in zip(params, texts, strict=True)]
+    target_B1 = _column(uniform, probabilities_BV) * cumulative_BV[:, -1:]
+    token_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    # Rounding may carry the target onto the total; the last token with any probability is meant then.
+    last_B = (cumulative_BV < cumulative_BV[:, -1:]).sum(dim=-1)
+    return torch.minimum(token_B, last_B)
+
+
+def _uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits, the same everywhere for a seed and a position in the text."""
+    bits = np.random.Philox(key=seed % 2**64, counter=[0, 0, 0, position]).random_raw()
+    return float(int(bits) >> 11) * 2.0**-53
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

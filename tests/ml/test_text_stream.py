@@ -1,0 +1,61 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml.text_stream import TextStream
+from tests.ml.make import make_tokenizer
+
+TOKENIZER = make_tokenizer()
+
+
+def push_all(stream: TextStream, text: str) -> list[str]:
+    """The pieces of the text, pushed character by character: ASCII has one token for each."""
+    tokens = [token for character in text for token in TOKENIZER.encode(character, add_special_tokens=False).ids]
+    return [stream.push(token) for token in tokens] + [stream.finish()]
+
+
+def test_the_beginning_of_a_stop_text_is_held_back_until_it_is_none() -> None:
+    assert push_all(TextStream(TOKENIZER, stop=["XYZ"]), "aXYb XY") == ["a", "", "", "XYb", " ", "", "", "XY"]
+
+
+def test_half_a_character_is_held_back() -> None:
+    pieces = [piece for piece in push_all(TextStream(TOKENIZER), "뷁👨‍👩‍👧") if piece]
+    assert pieces == ["뷁", "👨", "\u200d", "👩", "\u200d", "👧"]
+
+
+def test_half_a_character_at_the_end_is_replaced() -> None:
+    first = TOKENIZER.encode("뷁").ids[0]
+    stream = TextStream(TOKENIZER)
+    assert [stream.push(first), stream.finish()] == ["", "\ufffd"]
+
+
+def test_nothing_follows_a_stop_text() -> None:
+    stream = TextStream(TOKENIZER, stop=["b"])
+    assert "".join(push_all(stream, "abc")) == "a"
+    assert stream.is_stopped
+    assert stream.push(TOKENIZER.encode("d").ids[0]) == ""
+
+
+@given(
+    st.text(alphabet="abX 가👧\ufffd", max_size=30),
+    st.lists(st.text(alphabet="abX가", min_size=1, max_size=3), max_size=2),
+)
+def test_the_pieces_are_the_text_up_to_the_first_stop(text: str, stop: list[str]) -> None:
+    places = [place for word in stop if (place := text.find(word)) >= 0]
+    assert "".join(push_all(TextStream(TOKENIZER, stop=stop), text)) == text[: min(places, default=len(text))]
+
+
+@given(st.lists(st.integers(0, 299), max_size=30))
+def test_any_tokens_stream_as_the_text_that_the_tokenizer_decodes(tokens: list[int]) -> None:
+    stream = TextStream(TOKENIZER)
+    streamed = "".join([stream.push(token) for token in tokens] + [stream.finish()])
+    assert streamed == TOKENIZER.decode(tokens, skip_special_tokens=False)
+
+
+def test_tokens_count_once_their_whole_text_is_out() -> None:
+    """A stream that breaks off is billed for what was sent: neither half a character nor a held stop text."""
+    stream = TextStream(TOKENIZER, stop=["XYZ"])
+    counts = []
+    for token in [token for character in "aXYb뷁" for token in TOKENIZER.encode(character).ids]:
+        stream.push(token)
+        counts.append(stream.num_tokens)
+    assert counts == [1, 1, 1, 4, 4, 4, 7]
