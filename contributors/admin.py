@@ -143,6 +143,11 @@ class AccountAdmin(ReadOnly, ModelAdmin):
     search_fields = ("contributor__nickname",)
     ordering = ("-balance", "pk")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Account]:
+        """Without the system's accounts, whose columns are always 0."""
+        rows: QuerySet[Account] = super().get_queryset(request).exclude(contributor=None)
+        return rows
+
 
 @admin.register(Hold)
 class HoldAdmin(ReadOnly, ModelAdmin):

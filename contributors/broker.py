@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ml.protocol import BrokerAccount, queue_name
 
@@ -89,4 +91,5 @@ def _run(*commands: tuple[str, ...]) -> None:
 
 @functools.cache
 def _client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=10)
+    # One retry mends a connection that Redis's restart broke; more would keep a web request waiting.
+    return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=10, retry=Retry(NoBackoff(), 1))

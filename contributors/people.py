@@ -27,14 +27,9 @@ def join(*, nickname: str, now: datetime) -> tuple[Contributor, str]:
         name = names.clean(nickname, max_chars=MAX_NICKNAME_CHARS)
     except names.NameInvalid as error:
         raise NicknameInvalid(str(error)) from error
-    try:
-        with transaction.atomic():
-            contributor = Contributor.objects.create(nickname=name, created_at=now)
-            _, secret = api_keys.create(contributor=contributor, name="joined", scopes=list(Scope), now=now)
-    except IntegrityError as error:
-        if not Contributor.objects.filter(nickname__iexact=name).exists():
-            raise
-        raise NicknameTaken(f"The nickname {name!r} is taken: choose another.") from error
+    with transaction.atomic():
+        contributor = _create(name, now=now)
+        _, secret = api_keys.create(contributor=contributor, name="joined", scopes=list(Scope), now=now)
     return contributor, secret
 
 
@@ -53,3 +48,11 @@ def ban(*, contributor: Contributor, reason: str, now: datetime) -> None:
 def unban(*, contributor: Contributor) -> None:
     """Let the contributor in again; revoked keys stay revoked, a person hands out a new one."""
     Contributor.objects.filter(pk=contributor.pk).update(banned_at=None, ban_reason="")
+
+
+def _create(nickname: str, *, now: datetime) -> Contributor:
+    try:
+        with transaction.atomic():
+            return Contributor.objects.create(nickname=nickname, created_at=now)
+    except IntegrityError as error:
+        raise NicknameTaken(f"The nickname {nickname!r} is taken: choose another.") from error

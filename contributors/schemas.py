@@ -46,7 +46,9 @@ class Me(serializers.ModelSerializer[Contributor]):
 class LedgerEntry(serializers.ModelSerializer[Posting]):
     kind = serializers.CharField(source="txn.kind", help_text="earn, escrow_release, usage or correction.")
     account = serializers.CharField(source="account.kind", help_text="available or escrow.")
-    paid_for = serializers.CharField(source="txn.source", help_text="What it was for, such as attempt:42.")
+    source = serializers.CharField(  # type: ignore[assignment]  # a field's name, where Field has an attribute of it
+        source="txn.source", help_text="What it was for, such as attempt:42."
+    )
     created_at = serializers.DateTimeField(source="txn.created_at")
     release_at = serializers.DateTimeField(
         source="txn.escrow_line.release_at", default=None, help_text="When an earning leaves escrow."
@@ -54,7 +56,7 @@ class LedgerEntry(serializers.ModelSerializer[Posting]):
 
     class Meta:
         model = Posting
-        fields = ("id", "kind", "account", "amount", "paid_for", "created_at", "release_at")
+        fields = ("id", "kind", "account", "amount", "source", "created_at", "release_at")
 
 
 class DeviceSchema(serializers.ModelSerializer[Device]):

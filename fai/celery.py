@@ -38,5 +38,6 @@ class VolunteerApp(Celery):
         return self._connection(url or self._account_url, **options)
 
 
-app = VolunteerApp("fai", include=["fai.tasks"], set_as_current=False)
+# No fixups: Celery would load Django wherever DJANGO_SETTINGS_MODULE is set.
+app = VolunteerApp("fai", include=["fai.tasks"], set_as_current=False, fixups=[])
 app.config_from_object("fai.celery_settings")

@@ -196,7 +196,11 @@ class Client:
 
     def upload_offset(self, attempt_id: int) -> int:
         """How many bytes of the delta the coordinator has."""
-        response = self._request("HEAD", f"attempts/{attempt_id}/delta")
+        try:
+            response = self._request("HEAD", f"attempts/{attempt_id}/delta")
+        except CoordinatorError:
+            # An answer to HEAD has no body to say why; the first piece will be refused with a reason.
+            return 0
         return int(response.headers.get("Upload-Offset", "0"))
 
     def upload_piece(self, attempt_id: int, piece: bytes, *, offset: int, size_bytes: int, sha256: str) -> int:

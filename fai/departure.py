@@ -1,11 +1,14 @@
 """Leaving on Ctrl+C: once to hand in what is done, twice to give it back at once."""
 
+import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 LEAVING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 HANGUP = getattr(signal, "SIGHUP", None)
@@ -64,6 +67,9 @@ def _do_nothing(number: int, frame: object) -> None:
     """Python needs a handler to write the signal's number into the socket."""
 
 
-def exit_at_once(exit_code: int) -> None:
-    """End the process even though a thread is inside a long computation."""
+def exit_at_once(exit_code: int) -> NoReturn:
+    """End the process without waiting for threads, one of which may be inside a long computation."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(exit_code)

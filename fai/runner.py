@@ -82,26 +82,30 @@ class Runner:
                 self.screen.say("offer_gone", reason=reason_sentence(self.screen.language, error.code))
             return
         self._work(spec)
+        self.hand_in_leftovers()
 
     def hand_in_leftovers(self) -> None:
-        """Deliver what an earlier run finished but could not hand in."""
+        """Deliver what was finished earlier but could not be handed in."""
         for entry in self.outbox.leftovers():
+            if self.departure.leaving.is_set():
+                return
             self.screen.say("leftover", attempt_id=entry.attempt_id)
             with self._holding(entry.attempt_id):
                 self._hand_in(entry)
 
-    def release(self, attempt_id: int, *, reason: Reason, detail: str = "") -> None:
-        """Give an attempt back, if the coordinator can be told within seconds."""
+    def release(self, attempt_id: int, *, reason: Reason, detail: str = "") -> bool:
+        """Give an attempt back, if the coordinator can be told within seconds; whether it is this device's no more."""
         try:
             self.client.release(attempt_id, reason=reason, detail=detail)
         except CoordinatorUnreachable:
             self.screen.say("not_released", attempt_id=attempt_id)
+            return False
         except CoordinatorError:
             # It has ended meanwhile; there is nothing to give back.
-            return
-        else:
-            if reason == Reason.RELEASED:
-                self.screen.say("released", attempt_id=attempt_id)
+            return True
+        if reason == Reason.RELEASED:
+            self.screen.say("released", attempt_id=attempt_id)
+        return True
 
     @contextlib.contextmanager
     def _holding(self, attempt_id: int) -> Iterator[None]:
@@ -249,7 +253,8 @@ class Runner:
             self.screen.say("kept", path=entry.folder)
         except CoordinatorError as error:
             self.screen.say("kept", path=entry.folder)
-            self.on_stop(error.as_stop())
+            if error.is_final_for_device:
+                self.on_stop(error.as_stop())
         else:
             self.screen.say("handed_in")
             self.verdicts.await_verdict(entry.attempt_id)

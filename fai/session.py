@@ -103,19 +103,16 @@ class Session:
         self.departure.leave()
         celery_state.should_stop = self.stopped_by.exit_code
 
-    def close(self) -> bool:
-        """Say goodbye; False where a thread is still inside a long computation."""
-        is_measuring = False
+    def close(self) -> None:
+        """Wait a moment for the verdict on what was handed in, and say goodbye."""
         if self._heart is not None:
             self.verdicts.close(patience_seconds=VERDICT_PATIENCE_SECONDS)
             self._heart.close()
-            is_measuring = self._measuring.is_busy
-        self.screen.show(state=DeviceState.LEAVING)
+            self.screen.show(state=DeviceState.LEAVING)
         if self.stopped_by is None:
             self.screen.say("goodbye")
         self.screen.close()
         self._locks.close()
-        return not is_measuring
 
     def _meet(self) -> None:
         """Return once the coordinator has answered, the key is good and the experiment wanted."""
@@ -209,8 +206,9 @@ class Session:
     def _abandon(self) -> None:
         """Second Ctrl+C: the training thread may be inside a long step, so the process ends without it."""
         if self._heart is not None and (attempt_id := self.runner.attempt_id) is not None:
-            self.runner.release(attempt_id, reason=Reason.RELEASED)
-            self.runner.outbox.remove(attempt_id)
+            # Finished work that could not even be given back may still be wanted at the next start.
+            if self.runner.release(attempt_id, reason=Reason.RELEASED):
+                self.runner.outbox.remove(attempt_id)
         self.screen.close()
         exit_at_once(0)
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import signals
 from celery.apps import worker
@@ -66,13 +66,11 @@ class Worker(worker.Worker):
         stop = self.session.stopped_by
         self._leave(stop.exit_code if stop else self.exitcode or 0)
 
-    def _leave(self, exit_code: int) -> None:
-        is_quiet = self.session.close()
+    def _leave(self, exit_code: int) -> NoReturn:
+        self.session.close()
         if self.session.stopped_by is not None:
             print_stop(self.session.stopped_by, self.session.config.language)
-        if not is_quiet:
-            exit_at_once(exit_code)
-        raise SystemExit(exit_code)
+        exit_at_once(exit_code)
 
 
 class ScreenHandler(logging.Handler):

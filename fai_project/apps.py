@@ -5,6 +5,8 @@ from pathlib import Path
 from django.apps import AppConfig
 from django.conf import settings
 
+from fai_project.celery import app
+
 
 class FaiProjectConfig(AppConfig):
     name = "fai_project"
@@ -14,8 +16,6 @@ class FaiProjectConfig(AppConfig):
 
         Celery keeps the current application per thread; under ASGI each request runs in a thread of its own.
         """
-        from fai_project.celery import app
-
         app.set_default()
         # WhiteNoise warns of a missing folder; until collectstatic fills it, files come from the finders.
         Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)

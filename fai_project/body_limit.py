@@ -49,4 +49,5 @@ def _is_too_large(headers: dict[bytes, bytes]) -> bool:
     if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
         return True
     length = headers.get(b"content-length", b"0")
-    return not length.isdigit() or int(length) > MAX_BODY_BYTES
+    # More digits than 20 are no length that any server keeps, and int() refuses thousands of them.
+    return not length.isdigit() or len(length) > 20 or int(length) > MAX_BODY_BYTES

@@ -6,7 +6,12 @@ from kombu import Queue
 broker_url = settings.REDIS_URL
 broker_connection_max_retries = None
 broker_connection_retry_on_startup = True
-broker_transport_options = {"socket_connect_timeout": 10, "socket_keepalive": True, "health_check_interval": 5}
+broker_transport_options = {
+    "socket_connect_timeout": 10,
+    "socket_timeout": 15,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+}
 task_ignore_result = True
 task_serializer = "json"
 accept_content = ["json"]
@@ -15,6 +20,7 @@ task_queues = [Queue(name) for name in ("control", "data", "merge", "evaluate")]
 task_routes = {
     "training.tasks.dispatch": {"queue": "control"},
     "training.tasks.reap": {"queue": "control"},
+    "training.tasks.sweep": {"queue": "data"},
     "training.tasks.prepare": {"queue": "data"},
     "training.tasks.validate": {"queue": "data"},
     "training.tasks.merge": {"queue": "merge"},
@@ -30,4 +36,4 @@ beat_schedule = {
         "options": {"expires": settings.TICK_SECONDS},
     }
     for name in ("dispatch", "reap")
-}
+} | {"sweep": {"task": "training.tasks.sweep", "schedule": 3_600.0, "options": {"expires": 3_600.0}}}

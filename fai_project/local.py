@@ -65,20 +65,8 @@ class LocalCoordinator:
 
         Raises: redis_server.RedisMissing, RedisFailed; NotReady.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.redis.start()
         try:
-            self.run_manage("migrate", "--verbosity", "0")
-            self._spawn(
-                "web",
-                "-m",
-                "uvicorn",
-                "fai_project.asgi:application",
-                "--port",
-                str(self.port),
-                "--log-level",
-                "warning",
-            )
+            self.start_web()
             self._spawn(
                 "control", "-m", "celery", "-A", "fai_project", "worker", "--beat", "--pool", "threads",
                 "--concurrency", "4", "--queues", "control,data,merge,evaluate", "--loglevel", "INFO",
@@ -90,6 +78,19 @@ class LocalCoordinator:
         except BaseException:
             self.stop()
             raise
+
+    def start_web(self) -> None:
+        """Start Redis and the web process on a migrated database, and nothing else; it may not answer yet.
+
+        Raises: redis_server.RedisMissing, RedisFailed; processes.ProcessDied.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.redis.start()
+        self.run_manage("migrate", "--verbosity", "0")
+        self._spawn(
+            "web", "-m", "uvicorn", "fai_project.asgi:application",
+            "--port", str(self.port), "--log-level", "warning",
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Stop everything, Redis last."""

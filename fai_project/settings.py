@@ -7,9 +7,8 @@ from typing import Any
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
-from django.urls import reverse_lazy
-from django.utils.translation import gettext_lazy as _
 
+from fai_project import admin_settings
 from ml.protocol import UPLOAD_CHUNK_BYTES
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -63,7 +62,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "fai_project.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -183,9 +182,10 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Join, train, earn, and complete. Volunteers use /api/v1, any OpenAI client uses /v1.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "ENUM_NAME_OVERRIDES": {
+        "ExperimentState": "training.models.Experiment.State",
+        "RoundState": "training.models.Round.State",
+        "DeviceState": "ml.protocol.DeviceState",
+    },
 }
-UNFOLD = {
-    "SITE_TITLE": "FAI",
-    "SITE_HEADER": _("FAI coordinator"),
-    "SITE_URL": reverse_lazy("experiments"),
-}
+UNFOLD = admin_settings.UNFOLD

@@ -13,6 +13,7 @@ from training import pages
 urlpatterns = [
     path("health", health, name="health"),
     path("api/v1/", include((contributors.urls.urlpatterns + training.urls.urlpatterns, "api"))),
+    path("v1/", include("inference.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("i18n/", include("django.conf.urls.i18n")),
     *i18n_patterns(

@@ -4,10 +4,9 @@ import functools
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.core.exceptions import RequestDataTooBig
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
@@ -16,7 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from contributors import api_keys
 from contributors.models import ApiKey, Scope
-from inference import catalogue, completions, errors, parameters
+from inference import catalogue, completions, database, errors, parameters
 from inference.completions import Session
 from inference.errors import ApiError
 from inference.parameters import Parameters
@@ -25,7 +24,7 @@ from inference.shapes import ChatShape, Shape, TextShape, model_json
 from inference.streams import EventStream, stream
 from training.models import Checkpoint
 
-View = Callable[..., Awaitable[HttpResponseBase]]
+View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 
 def endpoint(*methods: str) -> Callable[[View], View]:
@@ -57,14 +56,14 @@ def endpoint(*methods: str) -> Callable[[View], View]:
 @endpoint("GET")
 async def models(request: HttpRequest) -> JsonResponse:
     await _authenticate(request)
-    checkpoints = await sync_to_async(lambda: list(catalogue.served()))()
+    checkpoints = await database.call(lambda: list(catalogue.served()))
     return JsonResponse({"object": "list", "data": [model_json(checkpoint) for checkpoint in checkpoints]})
 
 
 @endpoint("GET")
 async def model(request: HttpRequest, name: str) -> JsonResponse:
     await _authenticate(request)
-    return JsonResponse(model_json(await sync_to_async(_find_model)(name)))
+    return JsonResponse(model_json(await database.call(_find_model, name)))
 
 
 @endpoint("POST")
@@ -87,7 +86,7 @@ async def _complete(
 ) -> HttpResponseBase:
     api_key = await _authenticate(request)
     given = read(_read_json(request))
-    order = await sync_to_async(completions.prepare)(given)
+    order = await database.call(completions.prepare, given)
     session = await Session.open(order, api_key=api_key)
     if given.is_stream:
         return EventStream(stream(session, shape, includes_usage=given.includes_usage))
@@ -109,7 +108,7 @@ async def _authenticate(request: HttpRequest) -> ApiKey:
     if scheme.lower() != "bearer" or not secret.strip():
         raise errors.invalid_key("You did not provide an API key: send it as 'Authorization: Bearer fai_sk_...'.")
     try:
-        key = await sync_to_async(api_keys.find)(secret.strip(), now=timezone.now())
+        key = await database.call(api_keys.find, secret.strip(), now=timezone.now())
     except api_keys.KeyInvalid as error:
         raise errors.invalid_key(str(error)) from error
     if Scope.COMPLETION not in key.scopes:

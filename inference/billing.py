@@ -81,7 +81,7 @@ def settle(
 
 def reap(*, now: datetime) -> int:
     """Number of requests that were given up, since the web process that had them died: they are free."""
-    overdue = Completion.objects.filter(state=State.RUNNING, created_at__lte=now - REQUEST_DURATION)
+    overdue = Completion.objects.filter(state=State.RUNNING, created_at__lte=now - HOLD_DURATION)
     lost = list(overdue.select_related("hold__account").order_by("pk")[:1_000])
     for completion in lost:
         settle(completion=completion, state=State.FAILED, completion_tokens=0, now=now)

@@ -1,17 +1,17 @@
 """One completion request from its hold to its bill, whatever the shape in which it is sent."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Self
 
-from asgiref.sync import sync_to_async
 from django.utils import timezone
 from tokenizers import Tokenizer
 
 from contributors import ledger
 from contributors.models import ApiKey
-from inference import billing, catalogue, errors, prompts, provider
+from inference import billing, catalogue, database, errors, prompts, provider
 from inference.choices import Choices, Piece
 from inference.models import Completion
 from inference.parameters import Parameters
@@ -96,6 +96,7 @@ class Session:
         self._sent_tokens = [0] * order.request.num_choices
         self._checkpoint_id: int | None = None
         self._state = Completion.State.DISCONNECTED
+        self._is_closed = False
 
     @classmethod
     async def open(cls, order: Order, *, api_key: ApiKey) -> Self:
@@ -105,7 +106,8 @@ class Session:
         """
         try:
             await provider.require_engine(order.request.model)
-            completion = await sync_to_async(billing.open_bill)(
+            completion = await database.call(
+                billing.open_bill,
                 request_id=order.request.request_id,
                 api_key=api_key,
                 checkpoint=order.checkpoint,
@@ -137,7 +139,7 @@ class Session:
         """The piece has reached the client."""
         self._sent_tokens[piece.index] = piece.num_tokens
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncGenerator[Piece]:
         """Text as it comes, until every choice is finished.
 
         Raises: EngineGone.
@@ -165,9 +167,10 @@ class Session:
         """
         texts = [""] * self.num_choices
         last: dict[int, Piece] = {}
-        async for piece in self.pieces():
-            texts[piece.index] += piece.text
-            last[piece.index] = piece
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                texts[piece.index] += piece.text
+                last[piece.index] = piece
         for piece in last.values():
             self.note_sent(piece)
         return [
@@ -176,14 +179,19 @@ class Session:
         ]
 
     async def close(self) -> None:
-        """Stop the engine where it still works on the request, and settle the bill."""
-        await sync_to_async(billing.settle)(
+        """Stop the engine where it still works on the request, and settle the bill; nothing to do a second time."""
+        if self._is_closed:
+            return
+        await database.call(
+            billing.settle,
             completion=self._completion,
             state=self._state,
             completion_tokens=self.usage.completion_tokens,
             checkpoint_id=self._checkpoint_id,
             now=timezone.now(),
         )
+        self._is_closed = True
+        await self._events.aclose()
         await provider.cancel(self._request, self._choices.unfinished)
         await provider.forget(self._request)
 

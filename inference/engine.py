@@ -46,7 +46,7 @@ class Engine:
         """Work until told to stop; then finish what runs, for at most GRACE_SECONDS, and fail the rest."""
         while not self._stop.is_set():
             self._install()
-            if self._unfinished:
+            if self._unfinished or self._outbox:
                 self._turn()
             else:
                 self._wait()
@@ -116,6 +116,11 @@ class Engine:
     def _accept(self, requests: Iterable[GenerationRequest]) -> None:
         for request in requests:
             runner = self._current[request.model]
+            try:
+                runner.add([choice_of(request, index) for index in range(request.num_choices)])
+            except ValueError as error:
+                self._outbox[request.request_id].append(Failed(message=f"The engine refused the request: {error}."))
+                continue
             self._unfinished[request.request_id] = set(range(request.num_choices))
             self._outbox[request.request_id].append(
                 Started(
@@ -124,7 +129,6 @@ class Engine:
                     checkpoint_sha256=runner.sha256,
                 )
             )
-            runner.add([choice_of(request, index) for index in range(request.num_choices)])
 
     def _publish(self, generated: Iterable[Generated]) -> None:
         for step in generated:

@@ -9,6 +9,7 @@ from inference import catalogue
 from inference.runner import Runner
 from ml.checkpoint import CheckpointInvalid, load_model
 from ml.files import sha256_file
+from ml.packed import pack
 from training import blobs
 from training.blobs import BlobCorrupt
 from training.models import Checkpoint
@@ -76,5 +77,5 @@ class Loader:
         with blobs.local_path(checkpoint.blob) as path:
             if sha256_file(path) != checkpoint.blob_id:
                 raise BlobCorrupt(f"{path} has other bytes than its name says: restore it from a copy")
-            model = load_model(path).to(self._device)
+            model = pack(load_model(path).to(self._device))
         return Runner(model, checkpoint_id=checkpoint.pk, sha256=checkpoint.blob_id, num_slots=self._num_slots)

@@ -42,7 +42,7 @@ def _read_message(value: Any, where: str) -> Message:
         if name not in {"role", "content"} and given not in (None, [], {}):
             raise bad_parameter(f"{where}.{name}", "unsupported_parameter", f"'{where}.{name}' is not supported.")
     role = value.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise bad_parameter(
             f"{where}.role", "invalid_value", f"Invalid '{where}.role': expected one of {', '.join(sorted(ROLES))}."
         )

@@ -33,7 +33,7 @@ _SHARED = {
 COMPLETION_FIELDS = frozenset(_SHARED | {"prompt"})
 CHAT_FIELDS = frozenset(_SHARED | {"messages", "max_completion_tokens"})
 
-_INERT: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "logprobs": (False,),
@@ -146,7 +146,7 @@ def _refuse_unknown(body: Mapping[str, Any], supported: Collection[str]) -> None
     for name, value in body.items():
         if name in supported:
             continue
-        if name not in _INERT:
+        if name not in UNSUPPORTED_FIELDS:
             raise ApiError(400, None, f"Unrecognized request argument supplied: {name}", param=name)
         if value is None or any(type(value) is type(inert) and value == inert for inert in _inert_values(name)):
             continue
@@ -154,7 +154,7 @@ def _refuse_unknown(body: Mapping[str, Any], supported: Collection[str]) -> None
 
 
 def _inert_values(name: str) -> tuple[Any, ...]:
-    values = _INERT[name]
+    values = UNSUPPORTED_FIELDS[name]
     return (*values, *(float(value) for value in values if type(value) is int))
 
 

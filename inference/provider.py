@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -122,7 +122,7 @@ async def forget(request: GenerationRequest) -> None:
     await _try(client().delete(wire.stream_key(request.request_id)))
 
 
-async def events(request: GenerationRequest) -> AsyncIterator[Event]:
+async def events(request: GenerationRequest) -> AsyncGenerator[Event]:
     """Events of a submitted request as they come; the reader stops when every choice is finished.
 
     Raises: EngineGone.
@@ -131,6 +131,7 @@ async def events(request: GenerationRequest) -> AsyncIterator[Event]:
     last_id = "0"
     key = wire.stream_key(request.request_id)
     while True:
+        watch.check_deadline()
         try:
             reply: Any = await client().xread({key: last_id}, block=POLL_MS)
             if not reply:
@@ -162,10 +163,13 @@ class _Watch:
         elif isinstance(event, Failed):
             raise EngineGone(event.message)
 
-    async def check(self) -> None:
-        """After a poll without events. Raises: EngineGone."""
+    def check_deadline(self) -> None:
+        """Raises: EngineGone."""
         if time.monotonic() > self._deadline:
             raise EngineGone("The request took too long.")
+
+    async def check(self) -> None:
+        """After a poll without events. Raises: EngineGone."""
         if self._engine_id is not None:
             if not await client().exists(wire.alive_key(self._engine_id)):
                 raise EngineGone("The engine stopped working on this request.")

@@ -44,6 +44,10 @@ class Generated:
     event: ChoiceTokens
 
 
+class RequestInvalid(ValueError):
+    """A request that the model cannot continue; it would end the engine if it were tried."""
+
+
 class Runner:
     """A model with `num_slots` places; choices beyond that wait in order."""
 
@@ -65,6 +69,16 @@ class Runner:
         return not self._waiting and self._slots.count(None) == len(self._slots)
 
     def add(self, choices: Sequence[Choice]) -> None:
+        """Continue all of the choices, or none.
+
+        Raises: RequestInvalid.
+        """
+        config = self._model.config
+        for choice in choices:
+            if not choice.text or len(choice.text) + choice.params.max_tokens > config.block_size:
+                raise RequestInvalid(f"a prompt of {len(choice.text)} tokens does not fit the model's context")
+            if not 0 <= min(choice.text) <= max(choice.text) < config.vocab_size:
+                raise RequestInvalid("a prompt holds tokens that the model does not know")
         self._waiting.extend(choices)
 
     def drop(self, is_dropped: Callable[[Choice], bool]) -> None:

@@ -1,6 +1,8 @@
 """The one wire definition between a device and the coordinator: versions, names, job and report. No torch here."""
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -15,6 +17,12 @@ TRAIN_TASK = "fai.train"
 
 UPLOAD_CHUNK_BYTES = 4 * 2**20
 """A device sends a delta in pieces of at most this size."""
+
+
+SLUG = re.compile(r"[-A-Za-z0-9_]{1,50}")
+MAX_COUNT = 2**63 - 1
+MAX_SPEED = 1e9
+"""Tokens per second beyond any machine."""
 
 
 class ProtocolError(ValueError):
@@ -126,6 +134,13 @@ class Report:
     tokens_per_second: float
     partial: bool
 
+    def __post_init__(self) -> None:
+        for name, highest in (("tokens", MAX_COUNT), ("num_steps", MAX_COUNT), ("seconds", math.inf)):
+            _require_between(name, getattr(self, name), 0, highest)
+        _require_between("tokens_per_second", self.tokens_per_second, 0, MAX_SPEED)
+        for name in ("first_loss", "last_loss"):
+            _require_between(name, getattr(self, name), -math.inf, math.inf)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokerAccount:
@@ -161,6 +176,14 @@ class Heartbeat:
     progress_tokens: int | None
     progress_loss: float | None
 
+    def __post_init__(self) -> None:
+        if self.experiment is not None and not SLUG.fullmatch(self.experiment):
+            raise ProtocolError("Heartbeat.experiment: expected a slug")
+        _require_between("tokens_per_second", self.tokens_per_second, 0, MAX_SPEED)
+        _require_between("attempt_id", self.attempt_id, 0, MAX_COUNT)
+        _require_between("progress_tokens", self.progress_tokens, 0, MAX_COUNT)
+        _require_between("progress_loss", self.progress_loss, -math.inf, math.inf)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Directives:
@@ -190,6 +213,19 @@ class Receipt:
     detail: str
     verified_tokens: int | None
     earned_credits: int | None
+
+
+def _to_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ProtocolError(f"{where}: expected float, got an integer beyond it") from error
+
+
+def _require_between(name: str, value: float | None, lowest: float, highest: float) -> None:
+    """Refuse what is out of range; infinite and undefined numbers always are."""
+    if value is not None and not (lowest <= value <= highest and abs(value) != math.inf):
+        raise ProtocolError(f"{name}: {value} is out of range")
 
 
 def encode(value: Any) -> dict[str, Any]:
@@ -238,7 +274,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         except ValueError as error:
             raise ProtocolError(f"{where}: {value!r} is not one of {', '.join(hint)}") from error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _to_float(value, where)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ProtocolError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
     return value

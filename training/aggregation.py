@@ -9,7 +9,7 @@ from ml import checkpoint, data, evaluation, hardware, manifest, merging
 from ml.merging import WeightedDelta
 from ml.model import GPT
 from training import blobs
-from training.models import Attempt, Blob, Experiment, Round, Shard
+from training.models import Attempt, Blob, Round, Shard
 
 MAX_VALIDATION_TOKENS = 131_072
 
@@ -70,19 +70,19 @@ def evaluate(*, round_: Round) -> float:
         raise NothingToEvaluate(f"{round_} has no merged checkpoint")
     with blobs.local_path(round_.result.blob) as path:
         model = checkpoint.load_model(path)
-    return validation_loss(model, experiment=round_.experiment)
-
-
-def validation_loss(model: GPT, *, experiment: Experiment) -> float:
-    """Loss on the experiment's held-out documents, on the best device of this machine."""
-    shard = experiment.shards.select_related("blob").get(split=Shard.Split.VALIDATION)
+    shard = round_.experiment.shards.select_related("blob").get(split=Shard.Split.VALIDATION)
     with blobs.local_path(shard.blob) as path:
-        return evaluation.validation_loss(
-            model.to(hardware.detect().device),
-            data.open_shard(path, shard.dtype),
-            block_size=experiment.model_config.block_size,
-            max_tokens=MAX_VALIDATION_TOKENS,
-        )
+        return validation_loss(model, data.open_shard(path, shard.dtype))
+
+
+def validation_loss(model: GPT, held_out: data.Tokens) -> float:
+    """Loss on held-out documents, on the best device of this machine."""
+    return evaluation.validation_loss(
+        model.to(hardware.detect().device),
+        held_out,
+        block_size=model.config.block_size,
+        max_tokens=MAX_VALIDATION_TOKENS,
+    )
 
 
 def _weighted(attempt: Attempt, stack: ExitStack) -> WeightedDelta:

@@ -2,8 +2,10 @@
 
 from typing import Any, TypeVar
 
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Count, Max, Prefetch, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 from django.http import Http404
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -184,22 +186,30 @@ class DeltaView(VolunteerView):
         return Response({"offset": received})
 
 
+PUBLIC_EXPERIMENTS = (
+    Experiment.objects.exclude(state=Experiment.State.DRAFT)
+    .annotate(round_number=Coalesce(Max("rounds__number"), 0))
+    .order_by("-started_at", "-pk")
+)
+MEASURED = Checkpoint.objects.exclude(published_at=None).order_by("number")
+
+
 class ExperimentListView(ListAPIView[Experiment]):
     """Experiments that have left their draft, newest first."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
     serializer_class = schemas.ExperimentSchema
-    queryset = Experiment.objects.exclude(state=Experiment.State.DRAFT).order_by("-started_at", "-pk")
+    queryset = PUBLIC_EXPERIMENTS
 
 
 class ExperimentView(RetrieveAPIView[Experiment]):
-    """One experiment."""
+    """One experiment that has left its draft, with the loss of each checkpoint."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
-    serializer_class = schemas.ExperimentSchema
-    queryset = Experiment.objects.all()
+    serializer_class = schemas.ExperimentDetailSchema
+    queryset = PUBLIC_EXPERIMENTS.prefetch_related(Prefetch("checkpoints", queryset=MEASURED))
     lookup_field = "slug"
 
 
@@ -211,7 +221,8 @@ class RoundListView(ListAPIView[Round]):
     serializer_class = schemas.RoundSchema
 
     def get_queryset(self) -> QuerySet[Round]:
-        rows = Round.objects.filter(experiment__slug=self.kwargs["slug"]).select_related("base", "result")
+        experiment = get_object_or_404(PUBLIC_EXPERIMENTS, slug=self.kwargs["slug"])
+        rows = Round.objects.filter(experiment=experiment).select_related("base", "result")
         return rows.annotate(
             accepted_tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts")
         ).order_by("-number")
@@ -239,9 +250,9 @@ def caller(request: Request) -> Contributor:
 
 
 def piece_of(request: Request) -> bytes:
-    """The bytes that BytesParser found."""
+    """The bytes that BytesParser found; REST framework calls no parser for an empty body."""
     assert isinstance(request.data, dict)
-    return bytes(request.data["piece"])
+    return bytes(request.data.get("piece", b""))
 
 
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """Files in storage, named by their SHA-256: put once, never changed."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,10 @@ from pathlib import Path
 from django.conf import settings
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, default_storage
+from django.db import transaction
 
 from ml.files import sha256_file
-from training.models import Blob
+from training.models import Attempt, Blob
 
 
 class BlobCorrupt(Exception):
@@ -29,15 +31,38 @@ class _MovableFile(File):  # type: ignore[type-arg]
         return str(self._path)
 
 
-def put(*, path: Path, kind: Blob.Kind, now: datetime) -> Blob:
-    """Store the file at `path` under its SHA-256; `path` is moved away or left behind, by the storage's choice."""
-    blob = Blob(sha256=sha256_file(path), kind=kind, size_bytes=path.stat().st_size, created_at=now)
+def put(*, path: Path, kind: Blob.Kind, now: datetime, sha256: str | None = None) -> Blob:
+    """Store the file at `path` under its SHA-256; `path` is moved away or left behind, by the storage's choice.
+
+    `sha256` saves reading the file where the caller has just hashed it. The row comes before the file: from then on
+    `discard` spares both.
+    """
+    blob = Blob(sha256=sha256 or sha256_file(path), kind=kind, size_bytes=path.stat().st_size, created_at=now)
+    # What a device sent first under this name may turn out to be a file of ours; never the other way round.
+    changed = ["created_at"] if kind == Blob.Kind.DELTA else ["created_at", "kind"]
+    Blob.objects.bulk_create([blob], update_conflicts=True, unique_fields=["sha256"], update_fields=changed)
     if not default_storage.exists(blob.path):
         with _MovableFile(path) as file:
+            # A name must not outlive a power failure that its bytes did not.
+            os.fsync(file.fileno())
             default_storage.save(blob.path, file)
-    return Blob.objects.get_or_create(
-        sha256=blob.sha256, defaults={"kind": kind, "size_bytes": blob.size_bytes, "created_at": now}
-    )[0]
+    return blob
+
+
+def discard(blob: Blob) -> bool:
+    """Remove a delta that nothing refers to; whether it was removed.
+
+    The file goes while the row's deletion is not yet committed, so that whoever puts the same bytes again waits for it.
+    """
+    with transaction.atomic():
+        # Put again since `blob` was read, it is about to be referred to.
+        unchanged = Blob.objects.filter(pk=blob.pk, kind=Blob.Kind.DELTA, created_at=blob.created_at)
+        locked = unchanged.select_for_update().first()
+        if locked is None or Attempt.objects.filter(delta=locked).exists():
+            return False
+        locked.delete()
+        default_storage.delete(blob.path)
+        return True
 
 
 @contextmanager
@@ -46,7 +71,7 @@ def local_path(blob: Blob) -> Iterator[Path]:
 
     Raises: BlobCorrupt.
     """
-    if isinstance(default_storage._wrapped, FileSystemStorage):  # type: ignore[attr-defined]
+    if isinstance(default_storage, FileSystemStorage):
         yield Path(default_storage.path(blob.path))
         return
     with scratch_dir() as folder:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_POINTS = 400
+LEAST_SPAN = 0.01
+"""A flat curve is drawn as flat, not as its noise."""
 MAX_MARKED_POINTS = 60
 """More points than this are drawn as a line alone."""
 
@@ -69,8 +71,8 @@ def loss_chart(losses: Sequence[tuple[int, float]], *, width: int = 640, height:
         return None
     left, right, top, bottom = 58, width - 16, 34, height - 44
     low, high = min(loss for _, loss in finite), max(loss for _, loss in finite)
-    room = (high - low or max(abs(high), 1.0) * 0.1) * 0.14
-    low, high = max(0.0, low - room) if low >= 0 else low - room, high + room
+    room = max(high - low, LEAST_SPAN) * 0.14
+    low, high = low - 1.6 * room, high + room  # below the newest point stands its label
     first, last = finite[0][0], max(finite[-1][0], finite[0][0] + 1)
 
     def x_of(number: float) -> float:
@@ -88,8 +90,8 @@ def loss_chart(losses: Sequence[tuple[int, float]], *, width: int = 640, height:
         top=top,
         bottom=bottom,
         points=points,
-        x_ticks=tuple(Tick(label=f"{value:.0f}", at=x_of(value)) for value in ticks(first, last, 7, least_step=1)),
-        y_ticks=tuple(Tick(label=f"{value:.4g}", at=y_of(value)) for value in ticks(low, high, 5)),
+        x_ticks=tuple(Tick(label=label, at=x_of(value)) for value, label in ticks(first, last, 7, least_step=1)),
+        y_ticks=tuple(Tick(label=label, at=y_of(value)) for value, label in ticks(low, high, 5)),
         untrained=points[0] if points[0].number == 0 else None,
     )
 
@@ -102,21 +104,25 @@ def sparkline(values: Sequence[float], *, width: int = 140, height: int = 36) ->
     low, high = min(finite), max(finite)
     margin = 4
     step = (width - 2 * margin) / (len(finite) - 1)
-    scale = (height - 2 * margin) / (high - low) if high > low else 0.0
-    at = [(round(margin + index * step, 1), round(height - margin - (value - low) * scale, 1)) for index, value in enumerate(finite)]
+    scale = (height - 2 * margin) / max(high - low, LEAST_SPAN)
+    at = [
+        (round(margin + index * step, 1), round(height - margin - (value - low) * scale, 1))
+        for index, value in enumerate(finite)
+    ]
     return Sparkline(
         width=width, height=height, line=" ".join(f"{x},{y}" for x, y in at), end_x=at[-1][0], end_y=at[-1][1]
     )
 
 
-def ticks(low: float, high: float, at_most: int, *, least_step: float = 0.0) -> list[float]:
-    """Round numbers within [low, high], evenly apart by 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, at_most: int, *, least_step: float = 0.0) -> list[tuple[float, str]]:
+    """Round numbers within [low, high], evenly apart by 1, 2 or 5 times a power of ten, and how they are written."""
     rough = (high - low) / at_most
     power = 10.0 ** math.floor(math.log10(rough))
     step = max(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough), least_step)
     start = math.ceil(low / step - 1e-9)
     stop = math.floor(high / step + 1e-9)
-    return [index * step for index in range(start, stop + 1)]
+    decimals = max(0, -math.floor(math.log10(step)))
+    return [(index * step, f"{index * step:.{decimals}f}") for index in range(start, stop + 1)]
 
 
 def _thin(pairs: list[tuple[int, float]]) -> list[tuple[int, float]]:

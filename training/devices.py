@@ -1,7 +1,8 @@
 """What a heartbeat means: the device is alive, its lease goes on, and it is told what to do or why there is nothing."""
 
+import contextlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db.models import QuerySet, Sum
 from django.db.models.functions import Coalesce
@@ -9,7 +10,7 @@ from django.db.models.functions import Coalesce
 from contributors import ledger
 from contributors.models import Contributor, Device
 from ml.protocol import DeviceState, Directives, Heartbeat, Reason
-from training import dispatch, jobs
+from training import dispatch, doorbell, jobs, rounds
 from training.models import Attempt, Enrollment, Experiment, Round
 
 State = Experiment.State
@@ -20,6 +21,8 @@ WAITING: dict[str, Reason] = {
     State.FINISHED: Reason.EXPERIMENT_FINISHED,
 }
 """Why an experiment that is not running has no work."""
+RING_AGAIN = timedelta(seconds=15)
+"""An idle device with an offer so old has not heard the doorbell; its next heartbeat rings again."""
 
 
 class DeviceNotFound(Exception):
@@ -40,9 +43,11 @@ def find(*, device_id: int, contributor: Contributor) -> Device:
     Raises: DeviceNotFound.
     """
     try:
-        return Device.objects.get(pk=device_id, contributor=contributor)
+        device = Device.objects.get(pk=device_id, contributor=contributor)
     except Device.DoesNotExist as error:
         raise DeviceNotFound(f"no device {device_id} of yours") from error
+    device.contributor = contributor
+    return device
 
 
 def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
@@ -57,19 +62,22 @@ def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
             now=now,
         )
     experiment = wanted_experiment(heartbeat.experiment)
-    if experiment is not None:
+    # A device at work enrolled before; it says again what it wants once it is idle.
+    if experiment is not None and (heartbeat.attempt_id is None or lost is not None):
         enroll(device=device, experiment=experiment, tokens_per_second=heartbeat.tokens_per_second, now=now)
-    offer_pending = Attempt.objects.claimable(now).filter(device=device).exists()
+    offer = Attempt.objects.claimable(now).filter(device=device).first()
     reason = lost
     if reason is None and heartbeat.state == DeviceState.IDLE:
-        reason = Reason.OFFER_PENDING if offer_pending else idle_reason(device, experiment, now=now)
+        reason = Reason.OFFER_PENDING if offer else idle_reason(device, experiment, now=now)
     Device.objects.filter(pk=device.pk).update(last_seen_at=now, state=heartbeat.state, idle_reason=reason or "")
-    if heartbeat.state == DeviceState.LEAVING and offer_pending:
-        take_back_offers(device=device, now=now)
+    if offer and heartbeat.state == DeviceState.LEAVING:
+        take_back(offer, now=now)
+    elif offer and heartbeat.state == DeviceState.IDLE and offer.offered_at <= now - RING_AGAIN:
+        doorbell.ring_device(device_id=device.pk, attempt_id=offer.pk, nonce=offer.nonce)
     contributor_standing = standing(device.contributor)
     return Directives(
         experiment=experiment.slug if experiment else None,
-        offer_pending=offer_pending,
+        offer_pending=offer is not None,
         cancel_attempt=lost is not None,
         reason=reason,
         available_credits=contributor_standing.balance.available,
@@ -102,10 +110,13 @@ def idle_reason(device: Device, experiment: Experiment | None, *, now: datetime)
     enrollment = Enrollment.objects.filter(device=device, experiment=experiment).first()
     if enrollment is None or not enrollment.tokens_per_second:
         return Reason.SPEED_UNKNOWN
-    if dispatch.recent_faults(device, now=now) >= dispatch.MAX_FAULTS_PER_DEVICE:
+    if dispatch.recent_faults(now=now).filter(device=device).count() >= dispatch.MAX_FAULTS_PER_DEVICE:
         return Reason.TOO_MANY_FAULTS
-    has_open_round = experiment.rounds.filter(state=Round.State.OPEN).exists()
-    return Reason.ROUND_FULL if has_open_round else Reason.ROUND_CLOSING
+    round_ = experiment.rounds.filter(state=Round.State.OPEN).first()
+    if round_ is None:
+        return Reason.ROUND_CLOSING
+    least_job = experiment.inner_config.batch_tokens
+    return None if rounds.allocation(round_).remaining_tokens >= least_job else Reason.ROUND_FULL
 
 
 def standing(contributor: Contributor) -> Standing:
@@ -123,10 +134,7 @@ def live(*, now: datetime) -> QuerySet[Device]:
     return seen.exclude(state=DeviceState.LEAVING)
 
 
-def take_back_offers(*, device: Device, now: datetime) -> None:
+def take_back(offer: Attempt, *, now: datetime) -> None:
     """Free what was offered to a device that leaves, so that another gets it at once."""
-    for attempt in Attempt.objects.filter(device=device, state=Attempt.State.OFFERED):
-        try:
-            jobs.release(attempt=attempt, reason=Reason.RELEASED, detail="the device left", now=now)
-        except jobs.AttemptNotYours:
-            continue
+    with contextlib.suppress(jobs.AttemptNotYours):
+        jobs.release(attempt=offer, reason=Reason.RELEASED, detail="the device left", now=now)

@@ -1,13 +1,15 @@
 """Splits an open round into jobs, as many as the idle devices need, each sized by its device's measured speed."""
 
 import hashlib
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from contributors.models import Device
 from ml.protocol import DeviceState
@@ -42,7 +44,8 @@ def dispatch(*, now: datetime) -> list[Attempt]:
 def fill(*, round_pk: int, now: datetime) -> list[Attempt]:
     """Offer what is left of one round; the row lock keeps two dispatchers from giving out the same tokens twice."""
     locked = Round.objects.select_for_update(of=("self",)).select_related("experiment")
-    round_ = locked.filter(pk=round_pk, state=Round.State.OPEN).first()
+    open_rounds = locked.filter(state=Round.State.OPEN, experiment__state=Experiment.State.RUNNING)
+    round_ = open_rounds.filter(pk=round_pk).first()
     if round_ is None:
         return []
     shares = split(
@@ -51,10 +54,11 @@ def fill(*, round_pk: int, now: datetime) -> list[Attempt]:
         job_seconds=round_.experiment.job_seconds,
         batch_tokens=round_.experiment.inner_config.batch_tokens,
     )
-    orphans = list(orphan_jobs(round_).order_by("index"))
+    orphans = list(orphan_jobs(round_).order_by("index")) if shares else []
+    budgets = [share.num_tokens for share in shares[len(orphans) :]]
+    fresh = _new_jobs(round_, budgets) if budgets else []
     offered = []
-    for share in shares:
-        job = orphans.pop(0) if orphans else _next_job(round_, share.num_tokens)
+    for share, job in zip(shares, [*orphans, *fresh], strict=False):
         try:
             offered.append(jobs.offer(job=job, device=share.device, token_budget=share.num_tokens, now=now))
         except jobs.DeviceBusy:
@@ -93,25 +97,21 @@ def silent_since(now: datetime) -> datetime:
 def idle_enrollments(*, experiment: Experiment, now: datetime) -> QuerySet[Enrollment]:
     """Live, idle, measured devices that chose the experiment last and are not resting after faults."""
     under_way = Attempt.objects.filter(device=OuterRef("device"), state__in=[State.OFFERED, State.RUNNING])
+    faults = recent_faults(now=now).filter(device=OuterRef("device")).order_by().values("device")
     chose_another = Enrollment.objects.filter(device=OuterRef("device"), updated_at__gt=OuterRef("updated_at"))
     return (
         Enrollment.objects.select_related("device")
         .filter(experiment=experiment, tokens_per_second__gt=0, updated_at__gt=silent_since(now))
         .filter(device__state=DeviceState.IDLE, device__contributor__banned_at=None)
         .filter(~Exists(under_way), ~Exists(chose_another))
-        .annotate(num_faults=Count("device__attempts", filter=_recent_fault("device__attempts__", now=now)))
+        .annotate(num_faults=Coalesce(Subquery(faults.annotate(num=Count("pk")).values("num")), 0))
         .filter(num_faults__lt=MAX_FAULTS_PER_DEVICE)
     )
 
 
-def recent_faults(device: Device, *, now: datetime) -> int:
-    """Attempts that the device itself spoilt within REST."""
-    return Attempt.objects.filter(_recent_fault("", now=now), device=device).count()
-
-
-def _recent_fault(prefix: str, *, now: datetime) -> Q:
-    spoilt = [State.FAILED, State.REJECTED]
-    return Q(**{f"{prefix}state__in": spoilt, f"{prefix}ended_at__gt": now - REST})
+def recent_faults(*, now: datetime) -> QuerySet[Attempt]:
+    """Attempts that their devices themselves spoilt within REST."""
+    return Attempt.objects.filter(state__in=[State.FAILED, State.REJECTED], ended_at__gt=now - REST)
 
 
 def orphan_jobs(round_: Round) -> QuerySet[Job]:
@@ -131,14 +131,28 @@ def orphan_jobs(round_: Round) -> QuerySet[Job]:
     )
 
 
-def _next_job(round_: Round, num_tokens: int) -> Job:
-    """A new job on the shard that the experiment has given out least."""
-    index = round_.jobs.count()
+def _new_jobs(round_: Round, budgets: Sequence[int]) -> list[Job]:
+    """New jobs, each on the shard that the experiment has given out least."""
     shards = Shard.objects.filter(experiment_id=round_.experiment_id, split=Shard.Split.TRAIN)
-    shard = shards.annotate(num_jobs=Count("jobs")).order_by(F("num_jobs"), F("index")).first()
-    if shard is None:
-        raise Shard.DoesNotExist(f"{round_.experiment} has no training shard")
-    digest = hashlib.sha256(f"{round_.experiment.slug}:{round_.number}:{index}".encode()).digest()
-    return Job.objects.create(
-        round=round_, index=index, shard=shard, seed=int.from_bytes(digest[:7]), token_budget=num_tokens
-    )
+    # (times given out, index, primary key): the tuple's order is the order of choice.
+    waiting = [
+        (shard.num_jobs, shard.index, shard.pk) for shard in shards.annotate(num_jobs=Count("jobs")).order_by("index")
+    ]
+    if not waiting:
+        return []
+    heapq.heapify(waiting)
+    rows = []
+    for index, num_tokens in enumerate(budgets, start=round_.jobs.count()):
+        num_jobs, shard_index, shard_pk = waiting[0]
+        heapq.heapreplace(waiting, (num_jobs + 1, shard_index, shard_pk))
+        digest = hashlib.sha256(f"{round_.experiment.slug}:{round_.number}:{index}".encode()).digest()
+        rows.append(
+            Job(
+                round=round_,
+                index=index,
+                shard_id=shard_pk,
+                seed=int.from_bytes(digest[:7]),
+                token_budget=num_tokens,
+            )
+        )
+    return Job.objects.bulk_create(rows)

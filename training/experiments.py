@@ -1,5 +1,6 @@
 """An experiment's life: drafted, prepared, run, paused, finished."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
@@ -8,10 +9,23 @@ from django.db import transaction
 from ml.config import CODECS, ConfigInvalid
 from ml.protocol import Reason
 from training import jobs, leases, rounds
-from training.models import Attempt, Blob, Checkpoint, Experiment, Round
-from training.transitions import TransitionLost, move
+from training.models import Attempt, Blob, Checkpoint, Experiment, Round, Shard
+from training.transitions import move
 
 State = Experiment.State
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Files that a preparation left in storage, and what follows from the model."""
+
+    tokenizer: Blob
+    shards: list[Shard]
+    """Not yet saved."""
+    checkpoint: Blob
+    """The untrained model."""
+    validation_loss: float
+    max_delta_bytes: int
 
 
 def validate(experiment: Experiment) -> None:
@@ -19,6 +33,23 @@ def validate(experiment: Experiment) -> None:
 
     Raises: django.core.exceptions.ValidationError, one sentence per field.
     """
+    problems = _config_problems(experiment)
+    if not problems:
+        problems |= _size_problems(experiment, experiment.model_config.block_size, experiment.inner_config.batch_tokens)
+    if not 0 < experiment.round_min_tokens <= experiment.round_tokens:
+        problems["round_min_tokens"] = "round_min_tokens must lie between 1 and round_tokens"
+    if not 0 < experiment.job_seconds <= experiment.round_seconds:
+        problems["job_seconds"] = "job_seconds must lie between 1 and round_seconds"
+    # A weight of 0 cannot be merged.
+    if not 0 < experiment.staleness_percent <= 100:
+        problems["staleness_percent"] = "staleness_percent must lie between 1 and 100"
+    if experiment.num_rounds < 1:
+        problems["num_rounds"] = "num_rounds must be at least 1"
+    if problems:
+        raise ValidationError(problems)
+
+
+def _config_problems(experiment: Experiment) -> dict[str, str]:
     problems: dict[str, str] = {}
     for field in ("model", "inner", "outer"):
         try:
@@ -27,18 +58,21 @@ def validate(experiment: Experiment) -> None:
             problems[field] = str(error)
     if experiment.codec not in CODECS:
         problems["codec"] = f"codec must be one of {', '.join(CODECS)}"
-    if not problems:
-        least_tokens = experiment.inner_config.batch_tokens
-        if experiment.model_config.block_size > least_tokens:
-            problems["inner"] = f"batch_tokens must be at least the block size, {experiment.model_config.block_size}"
-        if experiment.round_tokens < least_tokens:
-            problems["round_tokens"] = f"round_tokens must be at least one step of batch_tokens, {least_tokens}"
-    if not 0 < experiment.round_min_tokens <= experiment.round_tokens:
-        problems["round_min_tokens"] = "round_min_tokens must lie between 1 and round_tokens"
-    if experiment.num_rounds < 1:
-        problems["num_rounds"] = "num_rounds must be at least 1"
-    if problems:
-        raise ValidationError(problems)
+    return problems
+
+
+def _size_problems(experiment: Experiment, block_size: int, batch_tokens: int) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    if block_size > batch_tokens:
+        problems["inner"] = f"batch_tokens must be at least the block size, {block_size}"
+    # Shards are cut to equal sizes, down to half of shard_tokens, and each must hold a window.
+    if experiment.shard_tokens < 2 * (block_size + 1):
+        problems["shard_tokens"] = (
+            f"shard_tokens must be at least {2 * (block_size + 1)}, two windows of the block size"
+        )
+    if experiment.round_tokens < batch_tokens:
+        problems["round_tokens"] = f"round_tokens must be at least one step of batch_tokens, {batch_tokens}"
+    return problems
 
 
 def start(*, experiment: Experiment, now: datetime) -> None:
@@ -57,19 +91,24 @@ def start(*, experiment: Experiment, now: datetime) -> None:
 
 
 @transaction.atomic
-def finish_preparation(
-    *, experiment: Experiment, checkpoint: Blob, validation_loss: float, max_delta_bytes: int, now: datetime
-) -> Round | None:
-    """Publish the untrained checkpoint as number 0 and open the first round.
+def finish_preparation(*, experiment: Experiment, prepared: Prepared, now: datetime) -> Round | None:
+    """Take what was prepared, publish the untrained checkpoint as number 0, and open the first round.
 
-    Raises: TransitionLost.
+    Raises: TransitionLost when another preparation came first.
     """
-    move(experiment, State.RUNNING, max_delta_bytes=max_delta_bytes, next_transition_at=None)
+    move(
+        experiment,
+        State.RUNNING,
+        tokenizer=prepared.tokenizer,
+        max_delta_bytes=prepared.max_delta_bytes,
+        next_transition_at=None,
+    )
+    Shard.objects.bulk_create(prepared.shards)
     Checkpoint.objects.create(
         experiment=experiment,
         number=0,
-        blob=checkpoint,
-        validation_loss=validation_loss,
+        blob=prepared.checkpoint,
+        validation_loss=prepared.validation_loss,
         created_at=now,
         published_at=now,
     )
@@ -119,14 +158,16 @@ def finish(*, experiment: Experiment, now: datetime) -> None:
             continue
 
 
+@transaction.atomic
 def advance(*, experiment: Experiment, now: datetime) -> Round | None:
-    """Open the next round of a running experiment that has none, or finish it after its last. Idempotent."""
-    if experiment.state != State.RUNNING or experiment.rounds.filter(state__in=Round.LIVE_STATES).exists():
+    """Open the next round of a running experiment that has none, or finish it after its last.
+
+    Idempotent: the row lock lets one of several callers do it, and keeps off who pauses or finishes the experiment.
+    """
+    current = Experiment.objects.select_for_update(no_key=True).filter(pk=experiment.pk, state=State.RUNNING).first()
+    if current is None or current.rounds.filter(state__in=Round.LIVE_STATES).exists():
         return None
-    round_ = rounds.open_next(experiment=experiment, now=now)
+    round_ = rounds.open_next(experiment=current, now=now)
     if round_ is None:
-        try:
-            finish(experiment=experiment, now=now)
-        except TransitionLost:
-            return None
+        finish(experiment=current, now=now)
     return round_

@@ -81,8 +81,11 @@ def claim(*, attempt: Attempt, nonce: str, now: datetime) -> JobSpec:
 
     Raises: AttemptNotFound on a wrong nonce; AttemptNotYours when it was taken, withdrawn or is out of time.
     """
-    if not secrets.compare_digest(attempt.nonce, nonce):
+    if not secrets.compare_digest(attempt.nonce.encode(), nonce.encode()):
         raise AttemptNotFound(f"no attempt {attempt.pk} with that nonce")
+    if attempt.state == State.OFFERED and attempt.next_transition_at is not None and attempt.next_transition_at <= now:
+        expire(attempt, now=now)
+        raise AttemptNotYours(attempt)
     _move(
         attempt,
         State.RUNNING,
@@ -118,16 +121,23 @@ def submit(*, attempt: Attempt, report: Report, now: datetime) -> Receipt:
 
     Raises: DeltaMissing, AttemptNotYours.
     """
-    if attempt.submitted_at is None:
-        if attempt.delta_id is None and attempt.state == State.RUNNING:
-            raise DeltaMissing(f"upload the delta of attempt {attempt.pk} before you submit it")
+    if attempt.submitted_at is not None:
+        return receipt(attempt)
+    if attempt.delta_id is None and attempt.state == State.RUNNING:
+        raise DeltaMissing(f"upload the delta of attempt {attempt.pk} before you submit it")
+    try:
         _move(
             attempt,
             State.SUBMITTED,
+            guard={"delta": attempt.delta_id},
             submitted_at=now,
             report=protocol.encode(report),
             next_transition_at=now + timedelta(seconds=SUBMITTED_SECONDS),
         )
+    except AttemptNotYours:
+        attempt.refresh_from_db()
+        if attempt.submitted_at is None:
+            raise
     return receipt(attempt)
 
 
@@ -137,8 +147,12 @@ def release(*, attempt: Attempt, reason: Reason, detail: str, now: datetime) -> 
     Raises: AttemptNotYours when it has been submitted already.
     """
     to = State.FAILED if reason == Reason.CLIENT_ERROR and attempt.state == State.RUNNING else State.RELEASED
-    if attempt.state not in (State.RELEASED, State.FAILED):
+    try:
         end(attempt, to, reason=reason, detail=detail, now=now)
+    except AttemptNotYours:
+        attempt.refresh_from_db()
+        if attempt.state not in (State.RELEASED, State.FAILED):
+            raise
     return receipt(attempt)
 
 

@@ -46,7 +46,7 @@ DEVICES: dict[str, Promise] = {
 }
 REASONS: dict[str, Promise] = {
     Reason.OFFER_EXPIRED: _("The device did not take the offer in time."),
-    Reason.LEASE_EXPIRED: _("The device was not heard of while it worked."),
+    Reason.LEASE_EXPIRED: _("The device was not heard from while it worked."),
     Reason.RELEASED: _("The device gave the work back."),
     Reason.CLIENT_ERROR: _("The device met an error of its own."),
     Reason.CANCELLED: _("The coordinator called the work off."),

@@ -27,7 +27,7 @@ class Blob(models.Model):
     sha256 = models.CharField(max_length=64, primary_key=True)
     kind = models.CharField(max_length=12, choices=Kind)
     size_bytes = models.BigIntegerField()
-    created_at = models.DateTimeField()
+    created_at = models.DateTimeField(help_text="When it was stored; storing the same bytes again renews it.")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.sha256[:12]}"
@@ -238,7 +238,7 @@ class AttemptQuerySet(models.QuerySet["Attempt"]):
         return self.filter(state=Attempt.State.OFFERED, next_transition_at__gt=now)
 
     def overdue(self, now: datetime) -> "AttemptQuerySet":
-        return self.filter(state__in=[Attempt.State.OFFERED, Attempt.State.RUNNING], next_transition_at__lte=now)
+        return self.live().filter(next_transition_at__lte=now)
 
     def unmerged(self) -> "AttemptQuerySet":
         """Accepted attempts that the next merge will take."""
@@ -273,7 +273,7 @@ class Attempt(models.Model):
     }
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
-    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="attempts")
+    device = models.ForeignKey(Device, on_delete=models.PROTECT, related_name="attempts", db_index=False)
     state = models.CharField(max_length=14, choices=State, default=State.OFFERED)
     nonce = models.CharField(max_length=32)
     token_budget = models.PositiveBigIntegerField()
@@ -303,7 +303,10 @@ class Attempt(models.Model):
     objects = AttemptQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["state", "next_transition_at"], name="attempt_timer")]
+        indexes = [
+            models.Index(fields=["state", "next_transition_at"], name="attempt_timer"),
+            models.Index(fields=["device", "state"], name="attempt_of_device"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["device"],

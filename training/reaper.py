@@ -1,9 +1,13 @@
 """Moves what is overdue, and names the rows whose next step a task must take. Everything here may run twice at once."""
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.db.models import Exists, OuterRef
+
 from contributors import ledger
+from ml.protocol import Reason
 from training import experiments, jobs, leases, rounds
 from training.models import Attempt, Experiment, Round
 from training.transitions import TransitionLost, move
@@ -45,12 +49,16 @@ def _reap_attempt(attempt: Attempt, due: Due, *, now: datetime) -> None:
         case State.OFFERED | State.RUNNING:
             jobs.expire(attempt, now=now)
         case State.VALIDATING:
-            move(attempt, State.SUBMITTED, next_transition_at=now)
+            move(attempt, State.SUBMITTED, guard={"next_transition_at__lte": now}, next_transition_at=_ask_again(now))
             due.validate.append(attempt.pk)
         case State.SUBMITTED:
-            later = now + timedelta(seconds=jobs.SUBMITTED_SECONDS)
-            Attempt.objects.filter(pk=attempt.pk, state=State.SUBMITTED).update(next_transition_at=later)
-            due.validate.append(attempt.pk)
+            waiting = Attempt.objects.overdue(now).filter(pk=attempt.pk, state=State.SUBMITTED)
+            if waiting.update(next_transition_at=_ask_again(now)):
+                due.validate.append(attempt.pk)
+
+
+def _ask_again(now: datetime) -> datetime:
+    return now + timedelta(seconds=jobs.SUBMITTED_SECONDS)
 
 
 def _reap_rounds(due: Due, *, now: datetime) -> None:
@@ -62,6 +70,8 @@ def _reap_rounds(due: Due, *, now: datetime) -> None:
         except TransitionLost:
             continue
         if round_.state == Round.State.OPEN:
+            if overdue:
+                _reap_overlong(round_, now=now)
             rounds.retire_stale(round_=round_, now=now)
             if rounds.is_full(round_, now=now):
                 due.merge.append(round_.pk)
@@ -69,8 +79,21 @@ def _reap_rounds(due: Due, *, now: datetime) -> None:
             due.evaluate.append(round_.pk)
 
 
+def _reap_overlong(round_: Round, *, now: datetime) -> None:
+    """End attempts that have run as long as a whole round may, so that none keeps it open forever."""
+    longest = timedelta(seconds=round_.experiment.round_seconds)
+    overlong = Attempt.objects.filter(
+        job__round__experiment=round_.experiment, state=State.RUNNING, claimed_at__lte=now - longest
+    )
+    for attempt in overlong:
+        with contextlib.suppress(jobs.AttemptNotYours):
+            detail = f"the job ran for more than {longest}"
+            jobs.end(attempt, State.LEASE_EXPIRED, reason=Reason.LEASE_EXPIRED, detail=detail, now=now)
+
+
 def _reap_experiments(due: Due, *, now: datetime) -> None:
-    for experiment in Experiment.objects.filter(state=Experiment.State.RUNNING):
+    live = Round.objects.filter(experiment=OuterRef("pk"), state__in=Round.LIVE_STATES)
+    for experiment in Experiment.objects.filter(~Exists(live), state=Experiment.State.RUNNING):
         experiments.advance(experiment=experiment, now=now)
     for experiment in Experiment.objects.filter(state=Experiment.State.PREPARING, next_transition_at__lte=now):
         if _take_up(experiment, now=now):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Q, Sum
 from django.db.models.functions import Coalesce
 
 from ml.protocol import Reason
 from training import leases
-from training.models import Attempt, Blob, Checkpoint, Experiment, Round
+from training.models import Attempt, AttemptQuerySet, Blob, Checkpoint, Experiment, Round
 from training.transitions import move
 
 State = Round.State
@@ -53,11 +53,17 @@ def open_next(*, experiment: Experiment, now: datetime) -> Round | None:
 
 def allocation(round_: Round) -> Allocation:
     """Tokens accepted for the round's merge and under way, late ones of earlier rounds included."""
-    attempts = Attempt.objects.filter(job__round__experiment_id=round_.experiment_id)
+    accepted, live = Attempt.State.ACCEPTED, Attempt.LIVE_STATES
+    attempts = Attempt.objects.filter(
+        job__round__experiment_id=round_.experiment_id, state__in=[accepted, *live], merged_into=None
+    )
+    # One statement: between two, an attempt could be accepted and so be counted by neither.
+    tokens = attempts.aggregate(
+        accepted=Coalesce(Sum("verified_tokens", filter=Q(state=accepted)), 0),
+        live=Coalesce(Sum("token_budget", filter=Q(state__in=live)), 0),
+    )
     return Allocation(
-        target_tokens=round_.target_tokens,
-        accepted_tokens=attempts.unmerged().aggregate(tokens=Coalesce(Sum("verified_tokens"), 0))["tokens"],
-        live_tokens=attempts.live().aggregate(tokens=Coalesce(Sum("token_budget"), 0))["tokens"],
+        target_tokens=round_.target_tokens, accepted_tokens=tokens["accepted"], live_tokens=tokens["live"]
     )
 
 
@@ -69,12 +75,9 @@ def is_full(round_: Round, *, now: datetime) -> bool:
     tokens = allocation(round_)
     if not tokens.accepted_tokens:
         return False
-    if now >= round_.next_transition_at:
-        return tokens.accepted_tokens >= round_.min_tokens
+    needed_tokens = round_.min_tokens if now >= round_.next_transition_at else round_.target_tokens
     least_job = round_.experiment.inner_config.batch_tokens
-    return tokens.accepted_tokens >= tokens.target_tokens or (
-        not tokens.live_tokens and tokens.remaining_tokens < least_job
-    )
+    return tokens.accepted_tokens >= needed_tokens or (not tokens.live_tokens and tokens.remaining_tokens < least_job)
 
 
 @transaction.atomic
@@ -84,8 +87,7 @@ def begin_merge(*, round_: Round, now: datetime) -> list[Attempt]:
     Raises: TransitionLost, NothingToMerge.
     """
     _move(round_, State.MERGING, now=now, next_transition_at=leases.until(now))
-    waiting = Attempt.objects.unmerged().filter(job__round__experiment=round_.experiment)
-    waiting.update(merged_into=round_)
+    _unmerged(round_).update(merged_into=round_)
     merged = list(round_.merged_attempts.select_related("job__round", "delta").order_by("pk"))
     if not merged:
         raise NothingToMerge(f"{round_} has no delta to merge")
@@ -99,17 +101,27 @@ def begin_merge(*, round_: Round, now: datetime) -> list[Attempt]:
 def retire_stale(*, round_: Round, now: datetime) -> int:
     """End accepted attempts that are too many rounds late for `round_`; they stay paid. Returns how many."""
     oldest = round_.number - round_.experiment.max_staleness
-    stale = Attempt.objects.unmerged().filter(job__round__experiment=round_.experiment, job__round__number__lt=oldest)
+    stale = _unmerged(round_, job__round__number__lt=oldest)
     return stale.update(state=Attempt.State.LATE, reason=Reason.TOO_LATE, ended_at=now)
+
+
+def _unmerged(round_: Round, **filters: object) -> AttemptQuerySet:
+    """Accepted attempts of the round's experiment, chosen by primary key.
+
+    An UPDATE over a join would test their state in a subquery alone, which PostgreSQL does not repeat on a row that
+    another transaction changed meanwhile.
+    """
+    found = Attempt.objects.unmerged().filter(job__round__experiment_id=round_.experiment_id, **filters)
+    return Attempt.objects.unmerged().filter(pk__in=list(found.values_list("pk", flat=True)))
 
 
 @transaction.atomic
 def reopen(*, round_: Round, now: datetime) -> None:
     """Undo begin_merge after its worker died, so that the round can be merged again.
 
-    Raises: TransitionLost.
+    Raises: TransitionLost, also where the worker lives and has renewed its lease.
     """
-    _move(round_, State.OPEN, now=now, next_transition_at=now)
+    _move(round_, State.OPEN, now=now, guard={"next_transition_at__lte": now})
     round_.merged_attempts.update(merged_into=None, weight=None)
 
 
@@ -119,17 +131,12 @@ def finish_merge(*, round_: Round, model: Blob, outer_state: Blob, manifest: Blo
 
     Raises: TransitionLost when the round was given to another merge worker meanwhile.
     """
+    _move(round_, State.EVALUATING, now=now, manifest=manifest, next_transition_at=leases.until(now))
     checkpoint = Checkpoint.objects.create(
         experiment_id=round_.experiment_id, number=round_.number, blob=model, outer_state=outer_state, created_at=now
     )
-    _move(
-        round_,
-        State.EVALUATING,
-        now=now,
-        result=checkpoint,
-        manifest=manifest,
-        next_transition_at=leases.until(now),
-    )
+    round_.result = checkpoint
+    round_.save(update_fields=["result"])
     merged = round_.merged_attempts.filter(state=Attempt.State.ACCEPTED)
     merged.update(state=Attempt.State.MERGED, ended_at=now)
     return checkpoint
@@ -155,6 +162,8 @@ def abandon(*, round_: Round, now: datetime) -> None:
     _move(round_, State.ABANDONED, now=now, closed_at=now)
 
 
-def _move(round_: Round, to: Round.State, *, now: datetime, **fields: object) -> None:
+def _move(
+    round_: Round, to: Round.State, *, now: datetime, guard: dict[str, object] | None = None, **fields: object
+) -> None:
     fields.setdefault("next_transition_at", now)
-    move(round_, to, guard={"epoch": round_.epoch}, epoch=round_.epoch + 1, **fields)
+    move(round_, to, guard={"epoch": round_.epoch, **(guard or {})}, epoch=round_.epoch + 1, **fields)

@@ -98,9 +98,11 @@ class RoundSchema(serializers.ModelSerializer[Round]):
 
 
 class ExperimentSchema(serializers.ModelSerializer[Experiment]):
+    round_number = serializers.IntegerField()
+
     class Meta:
         model = Experiment
-        fields = (
+        fields: tuple[str, ...] = (
             "slug",
             "title",
             "description",
@@ -109,6 +111,7 @@ class ExperimentSchema(serializers.ModelSerializer[Experiment]):
             "inner",
             "outer",
             "codec",
+            "round_number",
             "num_rounds",
             "round_tokens",
             "credits_per_teraflop",
@@ -117,3 +120,16 @@ class ExperimentSchema(serializers.ModelSerializer[Experiment]):
             "started_at",
             "finished_at",
         )
+
+
+class CheckpointLossSchema(serializers.ModelSerializer[Checkpoint]):
+    class Meta:
+        model = Checkpoint
+        fields = ("number", "validation_loss", "published_at")
+
+
+class ExperimentDetailSchema(ExperimentSchema):
+    checkpoints = CheckpointLossSchema(many=True)
+
+    class Meta(ExperimentSchema.Meta):
+        fields = (*ExperimentSchema.Meta.fields, "checkpoints")

@@ -104,8 +104,8 @@ def measured() -> QuerySet[Checkpoint]:
 
 def loss_chart(experiment: Experiment) -> charts.LossChart | None:
     """The curve of the experiment's published checkpoints."""
-    checkpoints = measured().filter(experiment=experiment).order_by("number")
-    return charts.loss_chart(list(checkpoints.values_list("number", "validation_loss")))
+    rows = measured().filter(experiment=experiment).order_by("number").values_list("number", "validation_loss")
+    return charts.loss_chart([(number, loss) for number, loss in rows if loss is not None])
 
 
 def summarize_rounds(experiment: Experiment) -> list[RoundSummary]:
@@ -115,14 +115,13 @@ def summarize_rounds(experiment: Experiment) -> list[RoundSummary]:
         .annotate(tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts"))
         .order_by("-number")
     )
-    return [
-        RoundSummary(
-            round=row,
-            accepted_tokens=rounds.allocation(row).accepted_tokens if row.state == Round.State.OPEN else row.tokens or 0,
-            num_deltas=row.num_deltas,
-        )
-        for row in rows
-    ]
+    return [RoundSummary(round=row, accepted_tokens=_accepted_tokens(row), num_deltas=row.num_deltas) for row in rows]
+
+
+def _accepted_tokens(row: Any) -> int:
+    if row.state == Round.State.OPEN:
+        return rounds.allocation(row).accepted_tokens
+    return int(row.tokens or 0)
 
 
 def contributions(experiment: Experiment) -> list[Contribution]:

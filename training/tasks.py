@@ -1,10 +1,12 @@
 """Celery tasks of the control plane: ids in, one domain call each. Running one twice does no harm."""
 
+import contextlib
+
 from celery import shared_task
 from django.utils import timezone
 
 from training import dispatch as dispatching
-from training import experiments, leases, reaper, rounds
+from training import doorbell, experiments, leases, reaper, rounds, uploads
 from training.models import Attempt, Experiment, Round
 from training.transitions import EdgeRefused, TransitionLost
 
@@ -21,7 +23,13 @@ def reap() -> None:
     due = reaper.reap(now=timezone.now())
     for task, pks in ((validate, due.validate), (merge, due.merge), (evaluate, due.evaluate), (prepare, due.prepare)):
         for pk in pks:
-            task.delay(pk)
+            doorbell.ring_worker(task.name, pk)
+
+
+@shared_task
+def sweep() -> None:
+    """Remove files that nothing will read again."""
+    uploads.sweep(now=timezone.now())
 
 
 @shared_task
@@ -37,15 +45,11 @@ def prepare(experiment_pk: int) -> None:
         with leases.keep_alive(experiment):
             prepared = preparation.prepare(experiment=experiment, now=timezone.now())
     except (CorpusInvalid, OSError) as error:
-        experiments.fail_preparation(experiment=experiment, problem=str(error))
+        with contextlib.suppress(TransitionLost):
+            experiments.fail_preparation(experiment=experiment, problem=str(error))
         return
-    experiments.finish_preparation(
-        experiment=experiment,
-        checkpoint=prepared.checkpoint,
-        validation_loss=prepared.validation_loss,
-        max_delta_bytes=prepared.max_delta_bytes,
-        now=timezone.now(),
-    )
+    with contextlib.suppress(TransitionLost):
+        experiments.finish_preparation(experiment=experiment, prepared=prepared, now=timezone.now())
 
 
 @shared_task
@@ -57,16 +61,14 @@ def validate(attempt_pk: int) -> None:
     attempt = Attempt.objects.select_related(
         "delta", "device__contributor", "job__round__experiment", "job__round__base"
     ).get(pk=attempt_pk)
-    try:
+    with contextlib.suppress(EdgeRefused, TransitionLost):
         validation.begin(attempt=attempt, now=timezone.now())
-    except (EdgeRefused, TransitionLost):
-        return
-    try:
-        facts = validation.check(attempt)
-    except DeltaInvalid as error:
-        validation.reject(attempt=attempt, reason=error.reason, detail=error.detail, now=timezone.now())
-        return
-    validation.accept(attempt=attempt, facts=facts, now=timezone.now())
+        try:
+            facts = validation.check(attempt)
+        except DeltaInvalid as error:
+            validation.reject(attempt=attempt, reason=error.reason, detail=error.detail, now=timezone.now())
+        else:
+            validation.accept(attempt=attempt, facts=facts, now=timezone.now())
 
 
 @shared_task
@@ -81,14 +83,17 @@ def merge(round_pk: int) -> None:
         return
     with leases.keep_alive(round_):
         merged = aggregation.merge(round_=round_, attempts=attempts, now=timezone.now())
-    rounds.finish_merge(
-        round_=round_,
-        model=merged.model,
-        outer_state=merged.outer_state,
-        manifest=merged.manifest,
-        now=timezone.now(),
-    )
-    evaluate.delay(round_.pk)
+    try:
+        rounds.finish_merge(
+            round_=round_,
+            model=merged.model,
+            outer_state=merged.outer_state,
+            manifest=merged.manifest,
+            now=timezone.now(),
+        )
+    except TransitionLost:
+        return
+    doorbell.ring_worker(evaluate.name, round_.pk)
 
 
 @shared_task

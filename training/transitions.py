@@ -21,9 +21,9 @@ def move(row: Experiment | Round | Attempt, to: str, *, guard: dict[str, Any] | 
     Raises: EdgeRefused, TransitionLost.
     """
     if to not in row.EDGES.get(row.state, ()):
-        raise EdgeRefused(f"{row} cannot go from {row.state} to {to}")
+        raise EdgeRefused(f"{type(row).__name__} {row.pk} cannot go from {row.state} to {to}")
     rows = type(row)._default_manager.filter(pk=row.pk, state=row.state, **(guard or {}))
     if not rows.update(state=to, **fields):
-        raise TransitionLost(f"{row} is no longer {row.state}")
+        raise TransitionLost(f"{type(row).__name__} {row.pk} is no longer {row.state}")
     for name, value in {"state": to, **fields}.items():
         setattr(row, name, value)

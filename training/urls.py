@@ -1,6 +1,6 @@
 """Paths under /api/v1/ that concern training."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from training import api, blob_api
 
@@ -16,5 +16,5 @@ urlpatterns = [
     path("experiments/<slug:slug>", api.ExperimentView.as_view()),
     path("experiments/<slug:slug>/rounds", api.RoundListView.as_view()),
     path("experiments/<slug:slug>/checkpoints/latest", api.LatestCheckpointView.as_view()),
-    path("blobs/<str:sha256>", blob_api.blob, name="blob"),
+    re_path(r"^blobs/(?P<sha256>[0-9a-f]{64})$", blob_api.blob, name="blob"),
 ]

@@ -3,14 +3,15 @@
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Max
 
 from contributors import ledger
 from ml import delta_file, protocol
 from ml.codec import DeltaLabel
 from ml.delta_file import DeltaFacts, DeltaInvalid
 from ml.protocol import Reason, Report
-from training import blobs, leases
-from training.models import Attempt, Experiment, Round
+from training import blobs, earnings, leases
+from training.models import Attempt, Experiment
 from training.transitions import move
 
 State = Attempt.State
@@ -64,8 +65,8 @@ def accept(*, attempt: Attempt, facts: DeltaFacts, now: datetime) -> None:
     """
     round_ = attempt.job.round
     experiment = round_.experiment
-    newest = Round.objects.filter(experiment=experiment).order_by("-number").values_list("number", flat=True).first()
-    if (newest or 0) - round_.number > experiment.max_staleness:
+    newest = experiment.rounds.aggregate(number=Max("number"))["number"]
+    if newest - round_.number > experiment.max_staleness:
         detail = f"round {newest} is open; this delta belongs to round {round_.number}"
         _end(attempt, State.LATE, reason=Reason.TOO_LATE, detail=detail, now=now)
         return
@@ -83,7 +84,7 @@ def accept(*, attempt: Attempt, facts: DeltaFacts, now: datetime) -> None:
             ledger.earn(
                 contributor=attempt.device.contributor,
                 amount=credits_,
-                source=f"attempt:{attempt.pk}",
+                source=earnings.source_of(attempt),
                 release_at=_release_at(attempt, experiment, now=now),
                 now=now,
             )
@@ -98,7 +99,10 @@ def reject(*, attempt: Attempt, reason: Reason, detail: str, now: datetime) -> N
 
 
 def _end(attempt: Attempt, to: Attempt.State, *, reason: Reason, detail: str, now: datetime) -> None:
-    move(attempt, to, reason=reason, detail=detail[:300], ended_at=now, next_transition_at=None)
+    delta = attempt.delta
+    move(attempt, to, reason=reason, detail=detail[:300], ended_at=now, next_transition_at=None, delta=None)
+    if delta is not None:
+        blobs.discard(delta)
 
 
 def _release_at(attempt: Attempt, experiment: Experiment, *, now: datetime) -> datetime | None:

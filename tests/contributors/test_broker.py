@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import kombu
 import pytest
@@ -10,6 +11,7 @@ from celery import Celery
 
 from contributors import broker
 from ml.protocol import TRAIN_TASK, queue_name
+from tests.contributors.make import connect
 
 TRANSPORT_OPTIONS = {"ack_emulation": False, "priority_steps": [0], "health_check_interval": 1}
 
@@ -44,34 +46,31 @@ def test_a_kombu_consumer_receives_its_jobs_with_these_rights_alone(redis_settin
 
 def test_withdrawal_ends_a_live_connection_at_once_and_refuses_the_next_login(redis_settings):
     account = broker.public_account(device_id=2, password=broker.grant(2))
-    ended = []
+    has_logged_in = threading.Event()
 
     def wait_for_jobs():
-        with redis.from_url(account.url, retry=None) as connection:
-            try:
-                connection.brpop([account.queue], timeout=30)
-            except redis.ConnectionError:
-                ended.append(time.monotonic())
+        with connect(account.url) as connection:
+            connection.ping()
+            has_logged_in.set()
+            started = time.monotonic()
+            with pytest.raises(redis.ConnectionError):
+                connection.brpop([account.queue], timeout=4)
+            return time.monotonic() - started
 
-    waiting = threading.Thread(target=wait_for_jobs)
-    waiting.start()
-    provisioner = redis.from_url(redis_settings.acl_url, decode_responses=True)
-    while "w2" not in provisioner.acl_users():
-        time.sleep(0.01)
-    time.sleep(0.2)
-    withdrawn = time.monotonic()
-    broker.withdraw(2)
-    waiting.join(10)
-    assert ended
-    assert ended[0] - withdrawn < 5
+    with ThreadPoolExecutor(1) as pool:
+        waited = pool.submit(wait_for_jobs)
+        assert has_logged_in.wait(5)
+        time.sleep(0.2)
+        broker.withdraw(2)
+        assert waited.result(10) < 3
     with pytest.raises(redis.AuthenticationError):
-        redis.from_url(account.url).ping()
+        connect(account.url).ping()
 
 
 def test_withdrawal_empties_the_queue_and_may_be_repeated(redis_settings):
     broker.grant(3)
     publish(redis_settings, 3, 1, "nonce")
-    coordinator = redis.from_url(redis_settings.url)
+    coordinator = connect(redis_settings.url)
     assert coordinator.llen("w:3:jobs") == 1
     broker.withdraw(3)
     broker.withdraw(3)
@@ -85,5 +84,5 @@ def test_accounts_and_waiting_messages_outlive_a_restart_of_redis(redis_settings
     with pytest.raises(broker.BrokerUnavailable):
         broker.grant(5)
     redis_settings.start()
-    assert redis.from_url(account.url).brpop([account.queue], timeout=1) is not None
+    assert connect(account.url).brpop([account.queue], timeout=1) is not None
     broker.grant(5)

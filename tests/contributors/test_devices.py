@@ -4,7 +4,7 @@ import redis
 from contributors import broker, devices
 from contributors.models import Contributor, Device
 from ml.protocol import PROTOCOL_VERSION, DeviceAccount
-from tests.contributors.make import NOW, make_contributor
+from tests.contributors.make import NOW, connect, make_contributor
 
 pytestmark = pytest.mark.django_db
 HARDWARE = {"device": "cpu", "name": "Ryzen 7", "memory_bytes": 16 * 2**30, "cores": 8, "bf16": False, "battery": None}
@@ -21,21 +21,21 @@ def test_a_device_gets_an_account_that_opens_its_own_queue(redis_settings):
     assert account.name == "내 컴퓨터"
     assert account.broker.queue == f"w:{account.device_id}:jobs"
     assert account.broker.ca_certificate is None
-    assert redis.from_url(account.broker.url).brpop([account.broker.queue], timeout=0.01) is None
+    assert connect(account.broker.url).brpop([account.broker.queue], timeout=0.01) is None
     assert Device.objects.get().hardware == HARDWARE
 
 
 def test_the_same_name_is_the_same_device_with_a_fresh_password(redis_settings):
     mina = make_contributor()
     first = register(mina)
-    held = redis.from_url(first.broker.url)
+    held = connect(first.broker.url)
     held.ping()
     second = register(mina, hardware={"device": "cuda"})
     assert first.device_id == second.device_id
     assert Device.objects.get().hardware == {"device": "cuda"}
     with pytest.raises(redis.AuthenticationError):
         held.ping()
-    assert redis.from_url(second.broker.url).ping()
+    assert connect(second.broker.url).ping()
 
 
 def test_two_contributors_may_name_their_devices_alike(redis_settings):
@@ -84,7 +84,7 @@ def test_a_device_that_registers_while_its_owner_is_banned_keeps_no_account(redi
     Contributor.objects.update(banned_at=NOW)
     with pytest.raises(devices.ContributorBanned):
         register(mina)
-    provisioner = redis.from_url(redis_settings.acl_url, decode_responses=True)
+    provisioner = connect(redis_settings.acl_url)
     assert broker.user_name(Device.objects.get().pk) not in provisioner.acl_users()
 
 

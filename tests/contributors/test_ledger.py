@@ -312,7 +312,7 @@ MOVES = st.lists(
 
 @given(moves=MOVES)
 @hypothesis_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 def test_no_sequence_of_moves_breaks_an_invariant(moves):
     """Amounts and sources repeat on purpose: replays, conflicts and refusals are part of the sequences."""

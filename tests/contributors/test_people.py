@@ -4,7 +4,7 @@ import redis
 from contributors import api_keys, broker, devices, people
 from contributors.models import ApiKey, Contributor, Scope
 from ml.protocol import PROTOCOL_VERSION
-from tests.contributors.make import NOW
+from tests.contributors.make import NOW, connect
 
 pytestmark = pytest.mark.django_db
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"
@@ -39,7 +39,7 @@ def test_an_unreadable_nickname_is_refused():
 
 def test_a_ban_revokes_keys_and_disconnects_devices(redis_settings):
     mina, secret = people.join(nickname="mina", now=NOW)
-    connection = redis.from_url(make_device(mina).broker.url)
+    connection = connect(make_device(mina).broker.url)
     assert connection.ping()
     people.ban(contributor=mina, reason="sent noise", now=NOW)
     with pytest.raises(api_keys.KeyInvalid, match="banned: sent noise"):
@@ -60,7 +60,7 @@ def test_a_ban_stands_without_redis_and_can_be_completed_later(redis_settings, s
     people.ban(contributor=mina, reason="again", now=NOW)
     assert Contributor.objects.get().ban_reason == "sent noise"
     with pytest.raises(redis.AuthenticationError):
-        redis.from_url(url).ping()
+        connect(url).ping()
 
 
 def test_an_unbanned_contributor_needs_a_new_key():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import kombu
 import pytest
 import redis
 import redis.asyncio
+from django.conf import LazySettings
 
 from contributors import broker
 from fai.broker import connection_settings
@@ -67,7 +69,7 @@ def prepare(root: Path, *, host: str = "localhost", passwords: dict[str, str] | 
         folder.mkdir(exist_ok=True)
     command = [sys.executable, DOCKER / "prepare_redis.py", f"--host={host}"]
     command += [f"--{option}={folder}" for option, folder in folders.items()]
-    environment = {"PATH": "/usr/bin:/bin", **(PASSWORDS if passwords is None else passwords)}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **(passwords or PASSWORDS)}
     answer = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (answer.returncode == 0) == (answer.stderr == ""), answer.stderr
     return answer.stderr
@@ -115,25 +117,41 @@ def redis_has_tls() -> bool:
     return "tls-cert-file" in answer.stdout
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Iterator[Prepared]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        prepared = Prepared(root=tmp_path, port=probe.getsockname()[1], has_tls=redis_has_tls())
-    assert prepare(tmp_path) == ""
+@contextmanager
+def prepared_redis(root: Path) -> Iterator[Prepared]:
+    assert prepare(root) == ""
+    prepared = Prepared(root=root, port=free_port(), has_tls=redis_has_tls())
     server = start(prepared)
-    yield prepared
-    stop(server)
+    try:
+        yield prepared
+    finally:
+        stop(server)
 
 
-@pytest.fixture
-def on_prepared(prepared: Prepared, settings) -> Prepared:
-    """The coordinator's settings as compose.yaml makes them."""
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    with prepared_redis(tmp_path_factory.mktemp("prepared")) as prepared:
+        yield prepared
+
+
+def use(prepared: Prepared, settings: LazySettings) -> None:
+    """Set the coordinator up as compose.yaml does."""
     settings.REDIS_URL = prepared.coordinator_url
     settings.REDIS_ACL_URL = prepared.provisioner_url
     settings.REDIS_PUBLIC_URL = prepared.public_url
     settings.REDIS_CA_FILE = prepared.authority
+
+
+@pytest.fixture
+def on_prepared(prepared: Prepared, settings: LazySettings) -> Prepared:
+    use(prepared, settings)
     return prepared
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def refused(url: str, *command: str, **options: str) -> bool:
@@ -208,33 +226,27 @@ async def test_every_client_of_the_coordinator_understands_the_url(prepared: Pre
         assert await client.ping()
 
 
-def test_accounts_outlive_a_restart_and_another_preparation(on_prepared: Prepared, tmp_path: Path):
-    account = broker.public_account(device_id=42, password=broker.grant(42))
-    tls = {"ssl_ca_data": account.ca_certificate} if on_prepared.has_tls else {}
-    saved = (tmp_path / "redis" / "users.acl").read_text()
-    assert "user w42 " in saved
-
-    assert prepare(tmp_path) == ""
-    assert (tmp_path / "redis" / "users.acl").read_text() == saved
+def test_accounts_outlive_a_restart_and_another_preparation(tmp_path: Path, settings: LazySettings):
+    with prepared_redis(tmp_path) as first:
+        use(first, settings)
+        account = broker.public_account(device_id=42, password=broker.grant(42))
+        saved = (tmp_path / "redis" / "users.acl").read_text()
+        assert "user w42 " in saved
+        assert prepare(tmp_path) == ""
+        assert (tmp_path / "redis" / "users.acl").read_text() == saved
 
     changed = {**PASSWORDS, "REDIS_COORDINATOR_PASSWORD": "coordinator-9876543210"}
     assert prepare(tmp_path, passwords=changed) == ""
-    second = Prepared(root=tmp_path, port=free_port(), has_tls=on_prepared.has_tls)
+    second = Prepared(root=tmp_path, port=free_port(), has_tls=first.has_tls)
     server = subprocess.Popen([find_executable(), write_conf(second)], stdout=subprocess.DEVNULL)
     try:
-        url = account.url.replace(f":{on_prepared.port}/", f":{second.port}/")
-        wait_for(url, **tls)
+        tls = {"ssl_ca_data": account.ca_certificate} if first.has_tls else {}
+        wait_for(account.url.replace(f":{first.port}/", f":{second.port}/"), **tls)
         wait_for(second.url("coordinator", changed["REDIS_COORDINATOR_PASSWORD"]))
         with redis.Redis.from_url(second.coordinator_url) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
     finally:
         stop(server)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, **options: str) -> None:
@@ -289,6 +301,7 @@ def test_only_the_authoritys_certificate_is_for_others_to_read(tmp_path: Path):
     prepare(tmp_path)
     readable = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_mode & 0o077}
     assert readable == {"ca.crt"}
+    assert (tmp_path / "redis" / "data").stat().st_mode & 0o077 == 0
     assert "PRIVATE" not in (tmp_path / "broker-ca" / "ca.crt").read_text()
 
 

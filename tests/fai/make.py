@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import redis
+import torch
 from celery import Celery
 from kombu.entity import Queue
 
 from fai.client import Client
 from fai.contact import PatientContact
 from fai.screen import View
+from fai.speed import Speed, Speeds
 from fai_project.redis_server import RedisServer
+from ml import hardware
 from ml.checkpoint import save_model
 from ml.config import InnerConfig, ModelConfig
 from ml.model import initial_model
@@ -124,6 +127,18 @@ def ring(server: RedisServer, *, attempt_id: int, nonce: str = "nonce", device_i
     with Celery("test", broker=server.url, set_as_current=False) as app:
         queue: Any = Queue(name, exchange="", routing_key=name, no_declare=True)  # type: ignore[no-untyped-call]
         app.send_task(TRAIN_TASK, args=[attempt_id, nonce], queue=queue, retry=False)
+
+
+def remember_speed(cache_dir: Path) -> None:
+    """Spare a worker with one thread the measuring."""
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        speeds = Speeds(cache_dir / "speeds.json", machine=hardware.detect())
+        speeds.observe(MODEL, INNER, Speed(micro_batch=4, tokens_per_second=10_000.0))
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:

@@ -2,11 +2,21 @@
 
 import hashlib
 import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from contributors.models import Contributor, Device
+from contributors import api_keys
+from contributors.models import Contributor, Device, Scope
+from ml import protocol
+from ml.codec import DeltaLabel, Floats, encode
 from ml.config import PRESETS, InnerConfig, OuterConfig
+from ml.layout import delta_size_bytes
+from ml.protocol import Report
+from tests.ml.make_deltas import MODEL, make_tensors, make_weights_file
+from training import blobs
 from training.models import Attempt, Blob, Checkpoint, Enrollment, Experiment, Job, Round, Shard
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -16,6 +26,11 @@ _numbers = itertools.count(1)
 def make_contributor(**fields: Any) -> Contributor:
     defaults = {"nickname": f"person-{next(_numbers)}", "created_at": NOW - timedelta(days=30)}
     return Contributor.objects.create(**{**defaults, **fields})
+
+
+def make_api_key(*, contributor: Contributor, scopes: Iterable[Scope] = (Scope.VOLUNTEER,)) -> str:
+    """The secret of a new key."""
+    return api_keys.create(contributor=contributor, name="test", scopes=scopes, now=NOW)[1]
 
 
 def make_device(*, contributor: Contributor | None = None, **fields: Any) -> Device:
@@ -133,3 +148,87 @@ def make_closed_round(*, experiment: Experiment, number: int, validation_loss: f
     result = make_checkpoint(experiment=experiment, number=number, validation_loss=validation_loss)
     defaults = {"state": Round.State.CLOSED, "result": result, "closed_at": NOW}
     return make_round(experiment=experiment, number=number, **{**defaults, **fields})
+
+
+def make_attempt_in(state: str, *, job: Job | None = None, device: Device | None = None, **fields: Any) -> Attempt:
+    """An attempt in any state, with the times and the delta that belong to it."""
+    job = job or make_job(round_=make_round(experiment=make_experiment()))
+    states = Attempt.State
+    carried: dict[str, Any] = {"state": state}
+    if state != states.OFFERED:
+        carried |= {"claimed_at": NOW}
+    if state in (states.SUBMITTED, states.VALIDATING, states.ACCEPTED, states.MERGED, states.REJECTED, states.LATE):
+        delta = fields.pop("delta", None) or make_blob(kind=Blob.Kind.DELTA)
+        carried |= {"submitted_at": NOW, "report": protocol.encode(make_report(tokens=job.token_budget)), "delta": delta}
+    if state in (states.ACCEPTED, states.MERGED):
+        carried |= {"verified_tokens": job.token_budget, "earned_credits": 0, "delta_norm": 1.0}
+    if state not in Attempt.LIVE_STATES:
+        carried |= {"next_transition_at": None, "ended_at": NOW}
+    return make_attempt(job=job, device=device, **{**carried, **fields})
+
+
+def make_report(**fields: Any) -> Report:
+    report = Report(
+        tokens=100_000,
+        num_steps=25,
+        seconds=90.0,
+        first_loss=7.6,
+        last_loss=5.1,
+        tokens_per_second=1_100.0,
+        partial=False,
+    )
+    return replace(report, **fields)
+
+
+def make_small_round(folder: Path, *, codec: str = "int8", **fields: Any) -> Round:
+    """An open round of a model small enough for real files, on a base that is in storage."""
+    experiment = make_experiment(
+        model=MODEL.to_dict(),
+        inner=InnerConfig(batch_tokens=64).to_dict(),
+        codec=codec,
+        round_tokens=6_400,
+        round_min_tokens=640,
+        max_delta_bytes=delta_size_bytes(MODEL, codec),
+        credits_per_teraflop=10**6,
+        **fields,
+    )
+    path = make_weights_file(folder / "base", make_tensors(scale=0.02))
+    base = blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=NOW)
+    make_shard(experiment=experiment)
+    return make_round(experiment=experiment, base=make_checkpoint(experiment=experiment, blob=base))
+
+
+def make_delta_file(
+    path: Path, *, attempt: Attempt, tensors: Mapping[str, Floats] | None = None, tokens: int, **label: Any
+) -> str:
+    """Write what the attempt's device would upload, or something else where `label` says so; its SHA-256."""
+    round_ = attempt.job.round
+    right = DeltaLabel(
+        experiment=round_.experiment.slug,
+        round_number=round_.number,
+        base_sha256=round_.base.blob_id,
+        codec=round_.experiment.codec,
+        attempt_id=attempt.pk,
+    )
+    tensors = tensors or make_tensors(seed=attempt.pk)
+    return encode(tensors, label=replace(right, **label), tokens=tokens, path=path)
+
+
+def make_submitted_attempt(
+    folder: Path, *, round_: Round, tokens: int = 640, report_tokens: int | None = None, **options: Any
+) -> Attempt:
+    """A submitted attempt whose delta is a real file in storage."""
+    job = make_job(round_=round_, token_budget=640)
+    attempt = make_attempt(job=job, state=Attempt.State.SUBMITTED, claimed_at=NOW, submitted_at=NOW)
+    path = folder / f"delta-{attempt.pk}"
+    make_delta_file(path, attempt=attempt, tokens=tokens, **options)
+    store_delta(attempt, path, tokens=tokens if report_tokens is None else report_tokens)
+    return attempt
+
+
+def store_delta(attempt: Attempt, path: Path, *, tokens: int) -> None:
+    """Put the file into storage as the attempt's delta, reported with `tokens`."""
+    attempt.delta = blobs.put(path=path, kind=Blob.Kind.DELTA, now=NOW)
+    attempt.delta_sha256, attempt.delta_size_bytes = attempt.delta.sha256, attempt.delta.size_bytes
+    attempt.report = protocol.encode(make_report(tokens=tokens, num_steps=tokens // 64))
+    attempt.save()

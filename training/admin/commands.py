@@ -44,7 +44,7 @@ def _start(experiment: Experiment, now: datetime) -> None:
 COMMANDS: dict[str, Command] = {
     "start": Command(
         label=gettext_lazy("Start"),
-        done=gettext_lazy("Preparation has begun: tokenizer, shards, untrained model. The first round opens by itself."),
+        done=gettext_lazy("Preparation has begun; the first round opens by itself when it is done."),
         run=_start,
         to=Experiment.State.PREPARING,
     ),

@@ -6,7 +6,6 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import URLPattern, path
@@ -17,7 +16,7 @@ from unfold.decorators import display
 
 from training import labels, statistics
 from training.admin import commands
-from training.admin.colours import COLOURS
+from training.admin.columns import COLOURS, moment
 from training.admin.forms import ExperimentForm, NewExperimentForm
 from training.models import Experiment
 from training.templatetags.figures import loss
@@ -29,27 +28,29 @@ State = Experiment.State
 class ExperimentAdmin(ModelAdmin):
     """Drafts are edited freely; of a started experiment only what later rounds may follow."""
 
-    list_display = ("title", "called", "progress", "newest_loss", "num_live", "created_at")
+    list_display = ("title", "called", "progress", "newest_loss", "num_live", "created")
+    actions = None
+    created = moment("created_at", _("Created"))
     list_filter = ("state",)
     search_fields = ("title", "slug")
     ordering = ("-created_at",)
-    prepopulated_fields = {"slug": ("title",)}
     change_form_outer_before_template = "training/admin/experiment_controls.html"
     fieldsets = (
         (None, {"fields": ("title", "slug", "description")}),
         (_("Text and model"), {"fields": ("corpus_dir", "model", "codec", "shard_tokens")}),
-        (_("Optimizers"), {"fields": (("inner", "outer"),)}),
+        (_("Optimizers"), {"fields": ("inner", "outer")}),
         (
             _("Rounds"),
             {
                 "fields": (
-                    ("num_rounds", "round_tokens", "round_min_tokens"),
-                    ("round_seconds", "job_seconds"),
+                    ("num_rounds", "round_seconds"),
+                    ("round_tokens", "round_min_tokens"),
                     ("max_staleness", "staleness_percent"),
+                    "job_seconds",
                 )
             },
         ),
-        (_("Credits"), {"fields": (("credits_per_teraflop", "credits_per_completion_token", "escrow_seconds"),)}),
+        (_("Credits"), {"fields": (("credits_per_teraflop", "credits_per_completion_token"), "escrow_seconds")}),
     )
     fixed_once_started = (
         "slug",
@@ -65,10 +66,12 @@ class ExperimentAdmin(ModelAdmin):
 
     def get_form(
         self, request: HttpRequest, obj: Experiment | None = None, change: bool = False, **options: Any
-    ) -> type[ModelForm[Experiment]]:
-        form: type[ModelForm[Experiment]] = super().get_form(
-            request, obj, change, **{"form": ExperimentForm if obj else NewExperimentForm, **options}
-        )
+    ) -> type[ExperimentForm]:
+        base = ExperimentForm if obj else NewExperimentForm
+        # Declared fields stay in a form even where the admin excludes them; None takes them out.
+        fixed = dict.fromkeys(name for name in self.get_readonly_fields(request, obj) if name in base.declared_fields)
+        options["form"] = type(base.__name__, (base,), fixed)
+        form: type[ExperimentForm] = super().get_form(request, obj, change, **options)
         return form
 
     def get_fieldsets(self, request: HttpRequest, obj: Experiment | None = None) -> Any:
@@ -85,7 +88,7 @@ class ExperimentAdmin(ModelAdmin):
         return self.fixed_once_started
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Experiment | None = None) -> dict[str, Sequence[str]]:
-        return {} if obj else self.prepopulated_fields
+        return {} if obj else {"slug": ("title",)}
 
     def has_delete_permission(self, request: HttpRequest, obj: Experiment | None = None) -> bool:
         """A draft alone may go: others' rounds are what contributors were paid for."""
@@ -136,8 +139,9 @@ class ExperimentAdmin(ModelAdmin):
         controls = {
             "commands": commands.available(experiment) if experiment else {},
             "chart": statistics.loss_chart(experiment) if experiment else None,
+            **(extra_context or {}),
         }
-        response: HttpResponse = super().change_view(request, object_id, form_url, {**controls, **(extra_context or {})})
+        response: HttpResponse = super().change_view(request, object_id, form_url, controls)
         return response
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Experiment]:

@@ -7,9 +7,8 @@ from typing import Any
 from django import forms
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.forms.models import construct_instance
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import pgettext_lazy
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from ml.config import CODECS, PRESETS, InnerConfig, OuterConfig
@@ -18,6 +17,7 @@ from training.models import Experiment
 from training.templatetags.figures import compact
 
 NO_PRESET = ""
+OUTER_HELP = _("The coordinator's SGD over merged deltas. Federated averaging is learning_rate 1, momentum 0.")
 
 
 class IndentedEncoder(json.JSONEncoder):
@@ -46,6 +46,9 @@ def _codec_field() -> forms.ChoiceField:
 class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
     """Changes an experiment; says field by field what cannot be trained."""
 
+    description = forms.CharField(
+        label=_("Description"), required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3})
+    )
     model = _json_field(label=_("Model"), help_text=_("The model's shape, as JSON."))
     inner = _json_field(
         label=_("Inner optimizer"), required=False, help_text=_("The devices' AdamW. Left out members have defaults.")
@@ -53,7 +56,7 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
     outer = _json_field(
         label=_("Outer optimizer"),
         required=False,
-        help_text=_("The coordinator's SGD over merged deltas. Federated averaging is learning_rate 1, momentum 0."),
+        help_text=OUTER_HELP,
     )
     codec = _codec_field()
 
@@ -82,6 +85,9 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
             "escrow_seconds": _("Escrow of newcomers (seconds)"),
         }
         help_texts = {
+            "model": _("The model's shape, as JSON."),
+            "inner": _("The devices' AdamW. Left out members have defaults."),
+            "outer": OUTER_HELP,
             "slug": _("Name in addresses and commands: small letters, digits and hyphens. It cannot be changed later."),
             "corpus_dir": _("Folder with .md, .dart and .txt files on the machine where the control plane runs."),
             "shard_tokens": _("The training text is cut into pieces of so many tokens; a job trains on one of them."),
@@ -102,7 +108,7 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
         values = super().clean()
         self._refuse_what_is_no_object()
         if not self.errors:
-            candidate = construct_instance(self, copy.copy(self.instance))  # type: ignore[arg-type]
+            candidate = construct_instance(self, copy.copy(self.instance))
             try:
                 experiments.validate(candidate)
             except ValidationError as error:
@@ -135,7 +141,7 @@ class NewExperimentForm(ExperimentForm):
             (NO_PRESET, pgettext_lazy("preset", "none: the JSON below says everything")),
         ],
         widget=UnfoldAdminSelectWidget,
-        help_text=_("The model's shape. tiny is for trials; m4 trains on laptops; small and default want graphics cards."),
+        help_text=_("tiny is for trials; m4 trains on laptops; small and default want graphics cards."),
     )
     model = _json_field(
         label=_("Model"),

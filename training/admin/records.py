@@ -12,19 +12,20 @@ from unfold.decorators import display
 
 from contributors.admin import ReadOnly
 from training import labels, statistics
-from training.admin.colours import COLOURS
+from training.admin.columns import COLOURS, moment
 from training.models import Attempt, Blob, Checkpoint, Enrollment, Job, Round
-from training.templatetags.figures import compact, loss, size
+from training.templatetags.figures import compact, grouped, loss, minute, size
 
 
 @admin.register(Round)
 class RoundAdmin(ReadOnly, ModelAdmin):
-    list_display = (
-        "__str__", "called", "losses", "tokens", "num_deltas", "opened_at", "closed_at", "next_transition_at",
-    )  # fmt: skip
+    list_display = ("__str__", "called", "losses", "tokens", "num_deltas", "opened", "closed", "deadline")
     list_filter = ("state", "experiment")
     list_select_related = ("experiment", "base", "result")
     ordering = ("-opened_at",)
+    opened = moment("opened_at", _("Opened"))
+    closed = moment("closed_at", _("Closed"))
+    deadline = moment("next_transition_at", _("Deadline"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Round]:
         rows: QuerySet[Round] = super().get_queryset(request)
@@ -65,12 +66,14 @@ class JobAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnly, ModelAdmin):
-    list_display = ("pk", "job", "device", "called", "why", "tokens", "earned_credits", "offered_at", "ended_at")
+    list_display = ("pk", "job", "device", "called", "why", "tokens", "credits", "offered", "ended")
     list_filter = ("state", "reason", "job__round__experiment", "offered_at")
     list_select_related = ("job__round__experiment", "device__contributor")
     search_fields = ("device__name", "device__contributor__nickname", "detail")
     ordering = ("-pk",)
     exclude = ("nonce",)
+    offered = moment("offered_at", _("Offered"))
+    ended = moment("ended_at", _("Ended"))
 
     @display(description=_("State"), ordering="state", label=COLOURS)
     def called(self, row: Attempt) -> tuple[str, str]:
@@ -84,6 +87,10 @@ class AttemptAdmin(ReadOnly, ModelAdmin):
     def tokens(self, row: Attempt) -> str:
         done = row.progress_tokens if row.verified_tokens is None else row.verified_tokens
         return f"{compact(done)} / {compact(row.token_budget)}"
+
+    @admin.display(description=_("Credits"), ordering="earned_credits")
+    def credits(self, row: Attempt) -> str:
+        return "–" if row.earned_credits is None else grouped(row.earned_credits)
 
 
 class LiveFilter(admin.SimpleListFilter):
@@ -117,7 +124,7 @@ class EnrollmentAdmin(ReadOnly, ModelAdmin):
     def contributor(self, row: Enrollment) -> str:
         return row.device.contributor.nickname
 
-    @admin.display(description=_("Does"), ordering="device__state")
+    @admin.display(description=_("Doing"), ordering="device__state")
     def does(self, row: Enrollment) -> str:
         return str(labels.DEVICES.get(row.device.state, row.device.state))
 
@@ -129,17 +136,19 @@ class EnrollmentAdmin(ReadOnly, ModelAdmin):
     def speed(self, row: Enrollment) -> str:
         return compact(row.tokens_per_second) if row.tokens_per_second else "–"
 
-    @admin.display(description=_("Heard of"), ordering="device__last_seen_at")
-    def last_seen(self, row: Enrollment) -> Any:
-        return row.device.last_seen_at
+    @admin.display(description=_("Last heard from"), ordering="device__last_seen_at")
+    def last_seen(self, row: Enrollment) -> str:
+        return minute(row.device.last_seen_at)
 
 
 @admin.register(Checkpoint)
 class CheckpointAdmin(ReadOnly, ModelAdmin):
-    list_display = ("__str__", "number", "shown_loss", "blob_size", "created_at", "published_at")
+    list_display = ("__str__", "number", "shown_loss", "blob_size", "created", "published")
     list_filter = ("experiment",)
     list_select_related = ("experiment", "blob")
     ordering = ("-created_at", "-pk")
+    created = moment("created_at", _("Created"))
+    published = moment("published_at", _("Published"))
 
     @admin.display(description=_("Validation loss"), ordering="validation_loss")
     def shown_loss(self, row: Checkpoint) -> str:
@@ -152,10 +161,11 @@ class CheckpointAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(Blob)
 class BlobAdmin(ReadOnly, ModelAdmin):
-    list_display = ("sha256", "kind", "shown_size", "created_at")
+    list_display = ("sha256", "kind", "shown_size", "created")
     list_filter = ("kind",)
     search_fields = ("sha256",)
     ordering = ("-created_at", "pk")
+    created = moment("created_at", _("Created"))
 
     @admin.display(description=_("Size"), ordering="size_bytes")
     def shown_size(self, row: Blob) -> str:

@@ -10,6 +10,8 @@ from training.models import Experiment
 
 
 class Command(BaseCommand):
+    # The engine has no pages: their checks would only delay it.
+    requires_system_checks = ()
     help = "Serve published checkpoints to /v1, each under its experiment's slug, until SIGTERM or Ctrl+C."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -1,0 +1,282 @@
+"""OpenAI's client against the real service: its shapes, its errors, and the bill."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.completion_service import MODEL, Balance, CompletionService
+
+pytestmark = pytest.mark.e2e
+PRICE = 3
+QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompletionService]:
+    with CompletionService(tmp_path_factory.mktemp("completions")) as running:
+        yield running
+        assert running.shell("completion_seed.violations()") == "[]\n"
+
+
+@pytest.fixture
+def client(service: CompletionService) -> Iterator[openai.OpenAI]:
+    with service.client() as strict:
+        yield strict
+
+
+def test_a_completion_costs_what_its_usage_says(service: CompletionService, client: openai.OpenAI) -> None:
+    before = service.balance()
+    answer = client.completions.create(model=MODEL, prompt="Dart is", max_tokens=7, temperature=0)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 7
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 7
+    assert service.balance() == Balance(balance=before.balance - PRICE * answer.usage.total_tokens, held=0)
+
+
+def test_a_chat_streams_what_it_answers_at_once(service: CompletionService, client: openai.OpenAI) -> None:
+    asked = {
+        "model": MODEL,
+        "messages": [{"role": "system", "content": "짧게 답해 줘."}, {"role": "user", "content": "위젯이 뭐야?"}],
+        "max_tokens": 40,
+        "seed": 7,
+    }
+    whole = client.chat.completions.create(**asked)
+    before = service.balance()
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert streamed == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].choices == []
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    usage = chunks[-1].usage
+    assert usage == whole.usage
+    assert usage is not None
+    assert service.balance().balance == before.balance - PRICE * usage.total_tokens
+    assert whole.system_fingerprint == chunks[0].system_fingerprint
+    assert whole.system_fingerprint is not None
+
+
+def test_a_text_streams_what_it_answers_at_once(service: CompletionService) -> None:
+    # Not the strict client: it refuses the null that OpenAI's own service sends as finish_reason before the last chunk.
+    client = openai.OpenAI(base_url=service.url, api_key=service.keys["rich"])
+    asked = {"model": MODEL, "prompt": "final", "max_tokens": 30, "seed": 3}
+    whole = client.completions.create(**asked)
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert all(chunk.usage is None for chunk in chunks)
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "length"]
+
+
+def test_each_of_several_choices_and_prompts_has_its_index(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt=["one", "two"], n=3, max_tokens=5, seed=1)
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert len({choice.text for choice in answer.choices}) > 1
+    assert answer.usage is not None
+    prompts = [client.completions.create(model=MODEL, prompt=text, max_tokens=1).usage for text in ("one", "two")]
+    assert answer.usage.prompt_tokens == sum(usage.prompt_tokens for usage in prompts if usage)
+    assert answer.usage.completion_tokens == 30
+
+
+def test_more_choices_than_places_are_served_in_turn(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], n=11, max_tokens=3, temperature=0
+    )
+    assert len({choice.message.content for choice in answer.choices}) == 1
+    assert len(answer.choices) == 11
+
+
+def test_tokens_as_a_prompt_are_the_text_that_they_stand_for(client: openai.OpenAI) -> None:
+    one = client.completions.create(model=MODEL, prompt=[[70, 71, 72], [73]], max_tokens=4, temperature=0)
+    other = client.completions.create(model=MODEL, prompt=[70, 71, 72], max_tokens=4, temperature=0)
+    assert one.choices[0].text == other.choices[0].text
+    assert one.usage is not None
+    assert one.usage.prompt_tokens == 4
+
+
+def test_the_same_seed_gives_the_same_text_beside_others(service: CompletionService, client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "prompt": "class", "max_tokens": 60, "temperature": 0.9, "top_p": 0.9, "seed": 42}
+    alone = client.completions.create(**asked).choices[0].text
+    texts = []
+    crowd = [
+        threading.Thread(target=lambda: texts.append(client.completions.create(**asked).choices[0].text))
+        for _ in range(6)
+    ]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
+    assert texts == [alone] * 6
+    assert client.completions.create(**{**asked, "seed": 43}).choices[0].text != alone
+
+
+def test_a_stop_text_ends_the_choice_and_is_no_part_of_it(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "prompt": "final", "max_tokens": 60, "seed": 3}
+    whole = client.completions.create(**asked).choices[0].text
+    stop = whole[20:24]
+    answer = client.completions.create(**asked, stop=[stop, "never ever"])
+    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens < 60
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    listed = client.models.list()
+    assert [model.id for model in listed] == [MODEL]
+    assert client.models.retrieve(MODEL) == next(iter(listed))
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("unready")
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_wrong_key_is_refused(service: CompletionService) -> None:
+    stranger = openai.OpenAI(base_url=service.url, api_key="fai_sk_nobody", max_retries=0)
+    with pytest.raises(openai.AuthenticationError) as caught:
+        stranger.models.list()
+    assert (caught.value.code, caught.value.type) == ("invalid_api_key", "invalid_request_error")
+
+
+def test_a_key_of_another_scope_is_refused(service: CompletionService) -> None:
+    with pytest.raises(openai.PermissionDeniedError):
+        service.client("volunteer").models.list()
+
+
+def test_an_empty_balance_is_refused_once(service: CompletionService) -> None:
+    poor = openai.OpenAI(base_url=service.url, api_key=service.keys["poor"], max_retries=2)
+    with pytest.raises(openai.RateLimitError) as caught:
+        poor.completions.create(model=MODEL, prompt="hello", max_tokens=100)
+    assert caught.value.code == "insufficient_quota"
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert "x-stainless-retry-count" in caught.value.request.headers
+    assert caught.value.request.headers["x-stainless-retry-count"] == "0"
+    assert service.balance("poor") == Balance(balance=50, held=0)
+
+
+def test_what_the_balance_covers_is_served_to_the_last_credit(service: CompletionService) -> None:
+    answer = service.client("poor").completions.create(model=MODEL, prompt=[70], max_tokens=15)
+    assert answer.usage is not None
+    assert service.balance("poor") == Balance(balance=50 - PRICE * answer.usage.total_tokens, held=0)
+
+
+def test_too_long_a_prompt_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=MODEL, prompt=[70] * 1_000, max_tokens=25)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+    assert "1025 tokens" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("param", "value", "code"),
+    [
+        ("temperature", 2.5, "decimal_above_max_value"),
+        ("n", 0, "integer_below_min_value"),
+        ("max_tokens", "many", "invalid_type"),
+        ("logprobs", 3, "unsupported_parameter"),
+        ("prompt", [], "invalid_type"),
+    ],
+)
+def test_a_bad_parameter_is_named(client: openai.OpenAI, param: str, value: object, code: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**{"model": MODEL, "prompt": "x", param: value})
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_a_model_that_does_not_exist_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.completions.create(model="gpt-9", prompt="x")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+def test_a_model_without_a_checkpoint_is_unavailable(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.completions.create(model="unready", prompt="x")
+    assert caught.value.status_code == 503
+
+
+def test_every_answer_carries_its_id_and_time(client: openai.OpenAI) -> None:
+    answer = client.models.with_raw_response.list()
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert int(answer.headers["openai-processing-ms"]) >= 0
+
+
+def test_a_dropped_stream_is_billed_for_what_was_sent(service: CompletionService, client: openai.OpenAI) -> None:
+    before = service.balance()
+    stream = client.chat.completions.create(**QUESTION, max_tokens=1_000, stream=True)
+    for _ in range(6):
+        next(stream)
+    stream.close()
+    state, prompt_tokens, completion_tokens, credits_paid = service.wait_until_settled()
+    assert state == "disconnected"
+    assert 5 <= completion_tokens < 900
+    assert credits_paid == PRICE * (prompt_tokens + completion_tokens)
+    assert service.balance() == Balance(balance=before.balance - credits_paid, held=0)
+
+
+def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionService) -> None:
+    before = service.balance()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{service.url}/completions",
+            headers={"Authorization": f"Bearer {service.keys['rich']}"},
+            json={"model": MODEL, "prompt": "x", "max_tokens": 1_000, "n": 4, "temperature": 0},
+            timeout=0.4,
+        )
+    assert service.wait_until_settled()[0] == "disconnected"
+    assert service.balance() == before
+    started = time.monotonic()
+    service.client().completions.create(model=MODEL, prompt="x", max_tokens=1)
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_published_checkpoint_is_served_without_a_restart(service: CompletionService, client: openai.OpenAI) -> None:
+    old = client.completions.create(model=MODEL, prompt="x", max_tokens=1).system_fingerprint
+    service.shell("completion_seed.publish(completion_seed.Experiment.objects.get(slug='study'), number=1)")
+    deadline = time.monotonic() + 15
+    while client.completions.create(model=MODEL, prompt="x", max_tokens=1).system_fingerprint == old:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_killed_engine_ends_its_streams_with_an_error_and_no_bill(service: CompletionService) -> None:
+    before = service.balance()
+    stream = service.client().chat.completions.create(**QUESTION, max_tokens=1_000, stream=True)
+    next(stream)
+    service.engine.kill()
+    with pytest.raises(openai.APIError) as caught:
+        list(stream)
+    assert caught.value.code == "engine_failed"
+    assert service.wait_until_settled()[0] == "failed"
+    assert service.balance() == before
+    with pytest.raises(openai.InternalServerError) as refused:
+        service.client().completions.create(model=MODEL, prompt="x")
+    assert refused.value.status_code == 503
+    assert service.balance() == before
+    service.start_engine()
+
+
+def test_a_stopped_engine_finishes_what_it_has_begun(service: CompletionService, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(**QUESTION, max_tokens=400, stream=True)
+    next(stream)
+    assert service.engine.stop() == 0
+    assert sum(1 for _ in stream) > 0
+    assert service.wait_until_settled()[:1] == ("done",)
+    service.start_engine()
+
+
+def test_a_stream_survives_a_restart_of_redis(service: CompletionService, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        **QUESTION, max_tokens=900, stream=True, stream_options={"include_usage": True}
+    )
+    next(stream)
+    service.redis.stop()
+    service.redis.start()
+    *_, last = stream
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 900
+    assert service.wait_until_settled()[0] == "done"

@@ -1,0 +1,162 @@
+"""What /v1 answers without an engine: errors, in OpenAI's shape."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import AsyncClient
+from redis import Redis
+
+from contributors import ledger
+from contributors.models import Scope
+from fai_project.redis_server import RedisServer
+from inference import provider, wire
+from inference.models import Completion
+from tests.contributors.make import make_contributor, make_key
+from tests.inference.make import make_served_experiment
+from tests.training.make import NOW
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ASKED = {"model": "study", "prompt": "x"}
+
+
+class Api:
+    """A client of /v1 with a key that has credits."""
+
+    def __init__(self, folder: Path, redis: Redis) -> None:
+        make_served_experiment(folder)
+        self.contributor = make_contributor(credits_=1_000)
+        _, self.secret = make_key(self.contributor)
+        self.redis = redis
+        self._client = AsyncClient()
+
+    async def post(self, body: Any, *, path: str = "completions", secret: str | None = None) -> tuple[int, Any]:
+        """Status and body."""
+        response = await self._client.post(
+            f"/v1/{path}",
+            body if isinstance(body, bytes) else json.dumps(body),
+            content_type="application/json",
+            headers={"Authorization": f"Bearer {secret or self.secret}"},
+        )
+        return response.status_code, response.json()
+
+    async def get(self, path: str, **headers: str) -> Any:
+        return await self._client.get(path, headers=headers)
+
+    def pretend_an_engine_lives(self) -> None:
+        self.redis.sadd(wire.ENGINES_KEY, "pretended")
+        self.redis.set(wire.alive_key("pretended"), '["study"]', ex=60)
+
+
+@pytest.fixture
+def api(storage: Path, tmp_path: Path, redis_settings: RedisServer) -> Iterator[Api]:
+    with Redis.from_url(redis_settings.url) as redis:
+        for key in redis.scan_iter("fai:engine:*"):
+            redis.delete(key)
+        yield Api(tmp_path, redis)
+
+
+async def test_every_error_has_all_four_members(api: Api) -> None:
+    status, body = await api.post({**ASKED, "model": "nobody"})
+    assert status == 404
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("path", ["/v1/", "/v1/engines", "/v1/models/study/delta", "/v1/chat"])
+async def test_an_unknown_address_is_json(api: Api, path: str) -> None:
+    response = await api.get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unknown_url"
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_wrong_method_is_json(api: Api) -> None:
+    response = await api.get("/v1/chat/completions")
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert response.json()["error"]["code"] == "method_not_supported"
+
+
+@pytest.mark.parametrize("header", ["", "Basic abc", "Bearer ", "Bearer fai_sk_nobody", "Bearer \xff"])
+async def test_without_a_usable_key_nothing_is_answered(api: Api, header: str) -> None:
+    response = await api.get("/v1/models", Authorization=header)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_key_for_volunteering_completes_nothing(api: Api) -> None:
+    _, secret = await asyncio.to_thread(make_key, api.contributor, Scope.VOLUNTEER)
+    status, body = await api.post(ASKED, secret=secret)
+    assert (status, body["error"]["code"]) == (403, "insufficient_permissions")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"5", b'{"a": NaN}', b"\xff", b"[" * 100_000, b'{"model": 1e999, "prompt": "x"}']
+)
+async def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
+    status, answer = await api.post(body)
+    assert status == 400
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+async def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_held(api: Api) -> None:
+    status, body = await api.post(ASKED)
+    assert (status, body["error"]["type"]) == (503, "server_error")
+    assert await Completion.objects.acount() == 0
+
+
+async def test_without_redis_the_answer_is_503(api: Api, settings: Any) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    status, body = await api.post(ASKED)
+    assert (status, body["error"]["code"]) == (503, "service_unavailable")
+
+
+async def test_a_full_queue_is_refused_and_the_hold_released(api: Api) -> None:
+    api.pretend_an_engine_lives()
+    api.redis.lpush(wire.queue_key("study"), *["{}"] * wire.MAX_QUEUED_REQUESTS)
+    response = await api._client.post(
+        "/v1/completions",
+        json.dumps(ASKED),
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {api.secret}"},
+    )
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(response.headers["Retry-After"]) > 0
+    await require_released(api)
+
+
+async def test_a_request_that_was_lost_with_its_engine_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "POLL_MS", 20)
+    api.pretend_an_engine_lives()
+    asking = asyncio.create_task(api.post(ASKED))
+    while not api.redis.rpop(wire.queue_key("study")):
+        await asyncio.sleep(0.01)
+    status, body = await asking
+    assert (status, body["error"]["type"]) == (503, "server_error")
+    await require_released(api)
+
+
+async def test_a_queued_request_is_taken_back_when_the_last_engine_dies(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "POLL_MS", 20)
+    api.pretend_an_engine_lives()
+    asking = asyncio.create_task(api.post(ASKED))
+    while not api.redis.llen(wire.queue_key("study")):
+        await asyncio.sleep(0.01)
+    api.redis.delete(wire.alive_key("pretended"))
+    assert (await asking)[0] == 503
+    assert api.redis.llen(wire.queue_key("study")) == 0
+    await require_released(api)
+
+
+async def require_released(api: Api) -> None:
+    completion = await Completion.objects.aget()
+    assert completion.state == Completion.State.FAILED
+    balance = await asyncio.to_thread(ledger.balance, api.contributor)
+    assert balance == ledger.Balance(available=1_000, held=0, escrow=0)
+    assert await asyncio.to_thread(ledger.violations, now=NOW) == []
