@@ -48,7 +48,12 @@ def main() -> None:
         ("server", "cycles/s", "requests/s", "errors"),
         [
             *(
-                (name, f"{load.cycles_per_second:.0f}", f"{load.cycles_per_second * len(CALLS):.0f}", str(load.errors.total()))
+                (
+                    name,
+                    f"{load.cycles_per_second:.0f}",
+                    f"{load.cycles_per_second * len(CALLS):.0f}",
+                    str(load.errors.total()),
+                )
                 for name, load in loads.items()
             ),
             (RIVAL, f"{RIVAL_CYCLES_PER_SECOND:.0f}", "", ""),
@@ -56,7 +61,10 @@ def main() -> None:
     )
     print_table(
         ("ms", *(f"{call} {share}" for call in CALLS for share in ("p50", "p95"))),
-        [(name, *(cell for call in CALLS for cell in percentiles(load.latencies[call]))) for name, load in loads.items()],
+        [
+            (name, *(cell for call in CALLS for cell in percentiles(load.latencies[call])))
+            for name, load in loads.items()
+        ],
     )
     for name, load in loads.items():
         for error, count in load.errors.most_common(3):
@@ -67,7 +75,9 @@ def goal(name: str, load: Load) -> Goal:
     rate = load.cycles_per_second
     if name == "postgresql":
         reached = rate >= GOAL and not load.errors
-        return Goal(measured=f"{rate:.0f}/s", wanted=f"at least {GOAL:.0f}/s", reached=reached, what="job cycles, PostgreSQL")
+        return Goal(
+            measured=f"{rate:.0f}/s", wanted=f"at least {GOAL:.0f}/s", reached=reached, what="job cycles, PostgreSQL"
+        )
     return Goal(measured=f"{rate:.0f}/s", wanted="no errors", reached=not load.errors, what="job cycles, SQLite")
 
 
@@ -103,9 +113,7 @@ def measure(name: str, *, num_devices: int, num_connections: int) -> Load:
 
 
 def run_rows(coordinator: LocalCoordinator, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.job_rows", *arguments], env=coordinator.environment, check=True
-    )
+    subprocess.run([sys.executable, "-m", "benchmarks.job_rows", *arguments], env=coordinator.environment, check=True)
 
 
 @contextmanager

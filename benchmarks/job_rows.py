@@ -1,7 +1,7 @@
 """Rows and deltas for benchmarks.job_cycles, made in a process of its own that sets Django up.
 
-    python -m benchmarks.job_rows make FOLDER NUM      one offered attempt each for NUM devices; FOLDER/tickets.json
-    python -m benchmarks.job_rows validate ALL NUM     ALL attempts are submitted; the validator accepts NUM of them
+python -m benchmarks.job_rows make FOLDER NUM      one offered attempt each for NUM devices; FOLDER/tickets.json
+python -m benchmarks.job_rows validate ALL NUM     ALL attempts are submitted; the validator accepts NUM of them
 """
 
 import dataclasses

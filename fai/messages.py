@@ -14,6 +14,10 @@ REASONS: dict[Reason, Both] = {
     Reason.RELEASED: ("this device gave the work back", "이 기기가 작업을 돌려주었습니다"),
     Reason.CLIENT_ERROR: ("this device could not do the work", "이 기기에서 작업을 수행하지 못했습니다"),
     Reason.CANCELLED: ("the coordinator cancelled the work", "서버가 작업을 취소했습니다"),
+    Reason.ROUND_SPENT: (
+        "the round has paid out all the credits it may; other devices did this work meanwhile",
+        "이 라운드가 줄 수 있는 크레딧을 모두 지급했습니다. 그사이 다른 기기가 이 일을 했습니다",
+    ),
     Reason.TOO_LATE: (
         "the result came after its round had closed, too late to be merged",
         "라운드가 끝난 뒤에 도착하여 결과를 합칠 수 없었습니다",

@@ -205,10 +205,10 @@ class Session:
 
     def _abandon(self) -> None:
         """Second Ctrl+C: the training thread may be inside a long step, so the process ends without it."""
-        if self._heart is not None and (attempt_id := self.runner.attempt_id) is not None:
-            # Finished work that could not even be given back may still be wanted at the next start.
-            if self.runner.release(attempt_id, reason=Reason.RELEASED):
-                self.runner.outbox.remove(attempt_id)
+        attempt_id = None if self._heart is None else self.runner.attempt_id
+        # Finished work that could not even be given back may still be wanted at the next start.
+        if attempt_id is not None and self.runner.release(attempt_id, reason=Reason.RELEASED):
+            self.runner.outbox.remove(attempt_id)
         self.screen.close()
         exit_at_once(0)
 

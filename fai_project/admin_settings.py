@@ -77,6 +77,7 @@ UNFOLD: dict[str, Any] = {
                     _item(_("Accounts"), "account_balance", "contributors_account"),
                     _item(_("Holds"), "lock", "contributors_hold"),
                     _item(_("Escrow"), "hourglass", "contributors_escrowline"),
+                    _item(_("Completions"), "chat", "inference_completion"),
                 ],
             },
             {

@@ -43,6 +43,7 @@ ALLOWED_HOSTS = os.environ.get("FAI_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = [origin for origin in os.environ.get("FAI_CSRF_TRUSTED_ORIGINS", "").split(",") if origin]
 BEHIND_PROXY = _flag("FAI_BEHIND_PROXY", default=False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_PROXY
 
 INSTALLED_APPS = [
     "unfold",

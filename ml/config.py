@@ -65,6 +65,7 @@ class ModelConfig(_Config):
         _require(self.n_embd % (2 * self.n_head) == 0, "n_embd must be a multiple of 2 * n_head")
         _require(self.n_head % self.n_kv_head == 0, "n_head must be a multiple of n_kv_head")
         _require(0.0 <= self.dropout < 1.0, "dropout must lie in [0, 1)")
+        _require(self.rope_theta > 0 and self.norm_eps > 0, "rope_theta and norm_eps must be above 0")
 
     @property
     def head_dim(self) -> int:
@@ -120,6 +121,8 @@ class InnerConfig(_Config):
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "learning_rate must be above 0")
+        for name in ("batch_tokens", "warmup_steps"):
+            _require(isinstance(getattr(self, name), int), f"{name} must be an integer, not {getattr(self, name)!r}")
         _require(0 <= self.min_learning_rate_ratio <= 1, "min_learning_rate_ratio must lie in [0, 1]")
         _require(self.batch_tokens > 0, "batch_tokens must be above 0")
         _require(self.warmup_steps >= 0, "warmup_steps must not be negative")

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     CLIENT_ERROR = "client_error"
     CANCELLED = "cancelled"
     TOO_LATE = "too_late"
+    ROUND_SPENT = "round_budget_spent"
     WRONG_SIZE = "wrong_size"
     TOO_LARGE = "too_large"
     WRONG_HASH = "wrong_sha256"

@@ -49,6 +49,8 @@ def sample_next(logits_BV: Tensor, *, params: Sequence[SamplingParams], texts: S
 
     The draw depends on the row's logits, seed and length alone: rows may join and leave a batch at any step.
     """
+    if logits_BV.device.type == "mps":
+        logits_BV = logits_BV.cpu()  # MPS has no float64.
     logits_BV = _penalise(logits_BV.float(), params, texts)
     greedy_B = logits_BV.argmax(dim=-1)
     if all(row.temperature == 0 for row in params):

@@ -100,6 +100,7 @@ class SubmitView(VolunteerView):
         report = read(protocol.Report, request.data)
         attempt = self.attempt(request, attempt_id)
         try:
+            jobs.resume(attempt=attempt, now=timezone.now())
             receipt = jobs.submit(attempt=attempt, report=report, now=timezone.now())
         except jobs.DeltaMissing as error:
             raise Problem(status.HTTP_409_CONFLICT, code="delta_missing", detail=str(error)) from error
@@ -169,6 +170,7 @@ class DeltaView(VolunteerView):
         offset, size_bytes, sha256 = (announced.validated_data[name] for name in ("offset", "size_bytes", "sha256"))
         attempt = self.attempt(request, attempt_id)
         try:
+            jobs.resume(attempt=attempt, now=timezone.now())
             uploads.announce(attempt=attempt, size_bytes=size_bytes, sha256=sha256)
             received = uploads.append(attempt=attempt, offset=offset, piece=piece_of(request), now=timezone.now())
         except uploads.UploadTooLarge as error:

@@ -32,6 +32,12 @@ def source_of(attempt: Attempt) -> str:
     return f"{SOURCE_PREFIX}{attempt.pk}"
 
 
+def minted(round_: Round) -> int:
+    """Credits that the round's own jobs have earned so far."""
+    earned = Attempt.objects.filter(job__round=round_).aggregate(total=Coalesce(Sum("earned_credits"), 0))
+    return int(earned["total"])
+
+
 def audit(*, now: datetime) -> Audit:
     """Check every invariant of the ledger, with and without attempts, on one snapshot of the database."""
     with transaction.atomic():

@@ -11,7 +11,7 @@ from contributors.models import Contributor, Device
 from ml import protocol
 from ml.protocol import JobSpec, Reason, Receipt, Report
 from training import doorbell
-from training.models import Attempt, Job
+from training.models import Attempt, Experiment, Job
 from training.transitions import EdgeRefused, TransitionLost, move
 
 State = Attempt.State
@@ -108,12 +108,34 @@ def extend_lease(
     )
     if kept:
         return None
-    row = mine.values_list("state", "reason").first()
-    if row is None:
+    attempt = mine.select_related("job__round__experiment").first()
+    if attempt is None:
         return Reason.CANCELLED
-    state, reason = row
-    ended = state not in (*Attempt.LIVE_STATES, State.ACCEPTED, State.MERGED)
-    return Reason(reason or Reason.CANCELLED) if ended else None
+    try:
+        resume(attempt=attempt, now=now)
+    except AttemptNotYours:
+        return Reason.LEASE_EXPIRED
+    ended = attempt.state not in (*Attempt.LIVE_STATES, State.ACCEPTED, State.MERGED)
+    return Reason(attempt.reason or Reason.CANCELLED) if ended else None
+
+
+def resume(*, attempt: Attempt, now: datetime) -> None:
+    """Let the device go on with an attempt whose lease ran out, as when the coordinator was away; else do nothing.
+
+    Another device may have been given the job meanwhile; then both count, within the round's credit budget.
+
+    Raises: AttemptNotYours when the device has another attempt under way by now, or the experiment is over.
+    """
+    if attempt.state != State.LEASE_EXPIRED:
+        return
+    if attempt.job.round.experiment.state not in (Experiment.State.RUNNING, Experiment.State.PAUSED):
+        raise AttemptNotYours(attempt)
+    lease = now + timedelta(seconds=settings.LEASE_SECONDS)
+    try:
+        with transaction.atomic():
+            _move(attempt, State.RUNNING, reason="", ended_at=None, next_transition_at=lease)
+    except IntegrityError as error:
+        raise AttemptNotYours(attempt) from error
 
 
 def submit(*, attempt: Attempt, report: Report, now: datetime) -> Receipt:

@@ -270,6 +270,8 @@ class Attempt(models.Model):
         State.SUBMITTED: (State.VALIDATING,),
         State.VALIDATING: (State.SUBMITTED, State.ACCEPTED, State.REJECTED, State.LATE),
         State.ACCEPTED: (State.MERGED, State.LATE),
+        # Its own device comes back after an outage, with the work that it went on with.
+        State.LEASE_EXPIRED: (State.RUNNING,),
     }
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")

@@ -14,6 +14,8 @@ from training.models import Attempt, AttemptQuerySet, Blob, Checkpoint, Experime
 from training.transitions import move
 
 State = Round.State
+CREDIT_HEADROOM = 2
+"""A round may mint so many times its target: devices that come back after an outage find their jobs given out again."""
 
 
 class NothingToMerge(Exception):
@@ -45,7 +47,7 @@ def open_next(*, experiment: Experiment, now: datetime) -> Round | None:
         base=experiment.checkpoints.filter(published_at__isnull=False).latest("number"),
         target_tokens=experiment.round_tokens,
         min_tokens=experiment.round_min_tokens,
-        credit_budget=experiment.credits_for(experiment.round_tokens),
+        credit_budget=CREDIT_HEADROOM * experiment.credits_for(experiment.round_tokens),
         opened_at=now,
         next_transition_at=now + timedelta(seconds=experiment.round_seconds),
     )

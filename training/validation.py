@@ -11,7 +11,7 @@ from ml.codec import DeltaLabel
 from ml.delta_file import DeltaFacts, DeltaInvalid
 from ml.protocol import Reason, Report
 from training import blobs, earnings, leases
-from training.models import Attempt, Experiment
+from training.models import Attempt, Experiment, Round
 from training.transitions import move
 
 State = Attempt.State
@@ -72,6 +72,12 @@ def accept(*, attempt: Attempt, facts: DeltaFacts, now: datetime) -> None:
         return
     credits_ = experiment.credits_for(facts.tokens)
     with transaction.atomic():
+        # Locked, so that two validators cannot both see the last of the budget.
+        Round.objects.select_for_update().get(pk=round_.pk)
+        if earnings.minted(round_) + credits_ > round_.credit_budget:
+            detail = f"round {round_.number} has paid out its {round_.credit_budget} credits"
+            _end(attempt, State.LATE, reason=Reason.ROUND_SPENT, detail=detail, now=now)
+            return
         move(
             attempt,
             State.ACCEPTED,

@@ -35,7 +35,7 @@ from tests.docker.compose import (
 )
 from tests.variables import server_variables, volunteer_variables
 
-OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
+OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("fai-"))
 LEFT_AT_DEFAULT = {
     "FAI_DEBUG",
     "FAI_TICK_SECONDS",
@@ -238,8 +238,26 @@ def test_only_init_sees_the_keys_of_redis_and_of_its_authority():
     assert holders("redis") == {"init", "redis"}
 
 
+def test_our_images_are_built_once_and_never_taken_from_a_registry():
+    built = {name: SERVICES[name]["build"] for name in OURS if "build" in SERVICES[name]}
+    assert {SERVICES[name]["image"] for name in built} == {SERVICES[name]["image"] for name in OURS}
+    assert len(built) == 2
+    for name in OURS:
+        assert SERVICES[name]["pull_policy"] == ("build" if name in built else "never")
+        assert name in built or "init" in dependencies(name)
+    for build in built.values():
+        assert (DOCKER / build["context"]).resolve() == ROOT
+        assert (ROOT / build["dockerfile"]).is_file()
+
+
+def dependencies(service: str) -> set[str]:
+    """What must be there before the service starts, directly or not."""
+    direct = set(SERVICES[service].get("depends_on", {}))
+    return direct.union(*map(dependencies, direct))
+
+
 def test_images_are_pinned_to_a_version():
-    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    images = [service["image"] for name, service in SERVICES.items() if name not in OURS]
     for name in ("server.Dockerfile", "worker.Dockerfile"):
         images += [line.rest.split()[0] for line in read_dockerfile(name) if line.word == "FROM"]
     assert len(images) == 8

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def installed_with(requirements: list[str]) -> set[str]:
     return {key.partition("[")[0] for key in found}
 
 
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker sees."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}):
+            yield from _executed(child)
+
+
 def imported_by(sources: list[str]) -> set[str]:
     """Top-level names that the code in `sources` imports, the standard library and our own packages left out."""
     files = [
@@ -52,7 +61,7 @@ def imported_by(sources: list[str]) -> set[str]:
     ]
     names: set[str] = set()
     for path in files:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _executed(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

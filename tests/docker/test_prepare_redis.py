@@ -1,6 +1,8 @@
 """What docker/prepare_redis.py writes, held by a real Redis: over TLS where this machine's Redis can, else without."""
 
 import asyncio
+import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -27,6 +29,18 @@ PASSWORDS = {
     "REDIS_PROVISIONER_PASSWORD": "provisioner-0123456789",
 }
 START_SECONDS = 10
+
+
+def has_openssl() -> bool:
+    """Whether this machine has the OpenSSL of the image; macOS has another program under its name."""
+    path = shutil.which("openssl")
+    if path is None:
+        return False
+    answer = subprocess.run([path, "version"], capture_output=True, text=True, check=True).stdout.split()
+    return answer[0] == "OpenSSL" and int(answer[1].split(".")[0]) >= 3
+
+
+pytestmark = pytest.mark.skipif(not has_openssl(), reason="the image's script needs OpenSSL 3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +83,7 @@ def prepare(root: Path, *, host: str = "localhost", passwords: dict[str, str] | 
         folder.mkdir(exist_ok=True)
     command = [sys.executable, DOCKER / "prepare_redis.py", f"--host={host}"]
     command += [f"--{option}={folder}" for option, folder in folders.items()]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **(passwords or PASSWORDS)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(passwords or PASSWORDS)}
     answer = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (answer.returncode == 0) == (answer.stderr == ""), answer.stderr
     return answer.stderr

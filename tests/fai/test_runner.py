@@ -21,6 +21,7 @@ from fai.stop import Stop
 from fai.verdicts import Verdicts
 from ml import delta_file, hardware
 from ml.codec import DeltaLabel
+from ml.config import InnerConfig
 from ml.protocol import DeviceState, JobSpec
 from tests.fai.coordinator import API_KEY, Attempt, Coordinator, Problem
 from tests.fai.make import INNER, MODEL, RecordingScreen, make_attempt, make_report, wait_until
@@ -244,8 +245,8 @@ def test_an_impossible_job_is_given_back_with_the_reason(
 
 
 def test_a_diverged_job_is_given_back(coordinator: Coordinator, volunteer: Volunteer, tmp_path: Path) -> None:
-    inner = {"learning_rate": 1e30, "clip_norm": 1e30, "weight_decay": 0.0, "warmup_steps": 0, "batch_tokens": 64}
-    attempt = make_attempt(coordinator, tmp_path, inner=type(INNER)(**inner))
+    inner = InnerConfig(learning_rate=1e30, clip_norm=1e30, weight_decay=0.0, warmup_steps=0, batch_tokens=64)
+    attempt = make_attempt(coordinator, tmp_path, inner=inner)
     volunteer.speeds.observe(MODEL, attempt.spec.inner, Speed(micro_batch=1, tokens_per_second=1.0))
     volunteer.runner.run(1, "nonce")
     assert attempt.release is not None

@@ -59,7 +59,7 @@ def start_long_job(coordinator: Coordinator, server: RedisServer, worker: Worker
 
 
 def run_to_its_end(coordinator: Coordinator, folder: Path, **env: str) -> tuple[int, str]:
-    with WorkerProcess(coordinator, folder, **env) as worker:
+    with WorkerProcess(coordinator, folder, command=None, **env) as worker:
         return worker.wait(seconds=40), worker.output
 
 
@@ -142,7 +142,7 @@ def test_sigterm_is_as_good_as_ctrl_c(at_work: Coordinator, own_redis: RedisServ
 
 
 def test_a_worker_outlives_its_redis(at_work: Coordinator, own_redis: RedisServer, tmp_path: Path) -> None:
-    first = make_attempt(at_work, tmp_path, token_budget=60_000)
+    first = make_attempt(at_work, tmp_path, token_budget=20_000)
     second = make_attempt(at_work, tmp_path, attempt_id=2)
     with WorkerProcess(at_work, tmp_path) as worker:
         worker.wait_for("waiting_for_work")
@@ -152,7 +152,7 @@ def test_a_worker_outlives_its_redis(at_work: Coordinator, own_redis: RedisServe
         try:
             worker.wait_for("broker_away")
             wait_until(lambda: first.state == "accepted")
-            time.sleep(3)
+            time.sleep(1)
         finally:
             own_redis.start()
         ring(own_redis, attempt_id=2)
@@ -278,7 +278,7 @@ def test_an_attempt_that_the_coordinator_takes_back_is_stopped(
 def test_finished_work_waits_for_a_coordinator_that_is_away(
     at_work: Coordinator, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    attempt = make_attempt(at_work, tmp_path, token_budget=40_000)
+    attempt = make_attempt(at_work, tmp_path, token_budget=20_000)
     with WorkerProcess(at_work, tmp_path) as worker:
         worker.wait_for("waiting_for_work")
         ring(own_redis, attempt_id=1)

@@ -39,9 +39,10 @@ def test_nothing_follows_a_stop_text() -> None:
     st.text(alphabet="abX 가👧\ufffd", max_size=30),
     st.lists(st.text(alphabet="abX가", min_size=1, max_size=3), max_size=2),
 )
-def test_the_pieces_are_the_text_up_to_the_first_stop(text: str, stop: list[str]) -> None:
-    places = [place for word in stop if (place := text.find(word)) >= 0]
-    assert "".join(push_all(TextStream(TOKENIZER, stop=stop), text)) == text[: min(places, default=len(text))]
+def test_the_pieces_are_the_text_up_to_the_stop_that_is_complete_first(text: str, stop: list[str]) -> None:
+    starts = (text.find(word, 0, end) for end in range(len(text) + 1) for word in sorted(stop, key=len, reverse=True))
+    expected = text[: next((start for start in starts if start >= 0), len(text))]
+    assert "".join(push_all(TextStream(TOKENIZER, stop=stop), text)) == expected
 
 
 @given(st.lists(st.integers(0, 299), max_size=30))

@@ -180,6 +180,11 @@ def make_report(**fields: Any) -> Report:
     return replace(report, **fields)
 
 
+def make_stored(path: Path, *, kind: Blob.Kind) -> Blob:
+    """The file at `path` in storage."""
+    return blobs.put(path=path, kind=kind, now=NOW)
+
+
 def make_small_round(folder: Path, *, codec: str = "int8", **fields: Any) -> Round:
     """An open round of a model small enough for real files, on a base that is in storage."""
     experiment = make_experiment(
@@ -193,7 +198,7 @@ def make_small_round(folder: Path, *, codec: str = "int8", **fields: Any) -> Rou
         **fields,
     )
     path = make_weights_file(folder / "base", make_tensors(scale=0.02))
-    base = blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=NOW)
+    base = make_stored(path, kind=Blob.Kind.CHECKPOINT)
     make_shard(experiment=experiment)
     return make_round(experiment=experiment, base=make_checkpoint(experiment=experiment, blob=base))
 
@@ -228,7 +233,17 @@ def make_submitted_attempt(
 
 def store_delta(attempt: Attempt, path: Path, *, tokens: int) -> None:
     """Put the file into storage as the attempt's delta, reported with `tokens`."""
-    attempt.delta = blobs.put(path=path, kind=Blob.Kind.DELTA, now=NOW)
+    attempt.delta = make_stored(path, kind=Blob.Kind.DELTA)
     attempt.delta_sha256, attempt.delta_size_bytes = attempt.delta.sha256, attempt.delta.size_bytes
     attempt.report = protocol.encode(make_report(tokens=tokens, num_steps=tokens // 64))
     attempt.save()
+
+
+def make_corpus(folder: Path, *, num_documents: int = 12) -> Path:
+    """A folder of documents with enough words for a vocabulary of a few hundred tokens."""
+    folder.mkdir()
+    words = [f"{first}{second}" for first in ("widget", "state", "stream", "future") for second in ("s", "less", "ful")]
+    for number in range(num_documents):
+        text = " ".join(words[(number * 7 + place * place) % len(words)] for place in range(300))
+        (folder / f"{number:02d}.md").write_text(f"# Document {number}\n\n{text}\n", encoding="utf-8")
+    return folder

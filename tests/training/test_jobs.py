@@ -21,7 +21,7 @@ from tests.training.make import (
     make_round,
 )
 from training import jobs
-from training.models import Attempt, Blob, Job
+from training.models import Attempt, Blob, Experiment, Job
 
 pytestmark = pytest.mark.django_db
 
@@ -197,13 +197,31 @@ def test_a_heartbeat_for_what_is_not_running_but_not_lost_changes_nothing(state:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (State.LEASE_EXPIRED, Reason.LEASE_EXPIRED),
         (State.CANCELLED, Reason.EXPERIMENT_FINISHED),
         (State.REJECTED, Reason.NOT_FINITE),
     ],
 )
 def test_a_heartbeat_for_a_lost_attempt_says_why(state: str, reason: Reason, now: datetime) -> None:
     assert extend(make_attempt_in(state, reason=reason), now) == reason
+
+
+def test_a_heartbeat_after_an_outage_takes_the_expired_attempt_up_again(now: datetime) -> None:
+    attempt = make_attempt_in(State.LEASE_EXPIRED, reason=Reason.LEASE_EXPIRED, ended_at=now)
+    assert extend(attempt, now) is None
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.reason, attempt.ended_at) == (State.RUNNING, "", None)
+    assert attempt.next_transition_at is not None
+    assert attempt.next_transition_at > now
+
+
+def test_an_expired_attempt_is_not_taken_up_beside_another_nor_after_the_experiment(now: datetime) -> None:
+    attempt = make_attempt_in(State.LEASE_EXPIRED, reason=Reason.LEASE_EXPIRED)
+    other = make_attempt(device=attempt.device, job=make_job(round_=attempt.job.round), state=State.RUNNING)
+    assert extend(attempt, now) == Reason.LEASE_EXPIRED
+    Attempt.objects.filter(pk=other.pk).update(state=State.CANCELLED)
+    Experiment.objects.update(state=Experiment.State.FINISHED)
+    assert extend(attempt, now) == Reason.LEASE_EXPIRED
+    assert Attempt.objects.get(pk=attempt.pk).state == State.LEASE_EXPIRED
 
 
 def test_a_heartbeat_cannot_extend_another_devices_lease(now: datetime) -> None:

@@ -1,11 +1,12 @@
 """Public pages: what they show, in both languages, with a bounded number of queries and nothing to run."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
-from django.utils import timezone
+from django.test import AsyncClient, Client
+from django.utils import timezone, translation
 
 from ml.protocol import DeviceState, Reason
 from tests.training.make import (
@@ -24,6 +25,13 @@ from training.models import Attempt, Checkpoint, Experiment
 
 pytestmark = pytest.mark.django_db
 PAGES = ("/", "/contributors/", "/join/", "/experiments/family-gpt/")
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """A request leaves its language behind."""
+    with translation.override("en"):
+        yield
 
 
 @pytest.fixture
@@ -270,3 +278,13 @@ def test_the_openapi_schema_is_served(client: Client) -> None:
     response = client.get("/api/schema/")
     assert response.status_code == 200
     assert b"openapi: 3" in response.content
+
+
+async def test_static_files_come_whole_and_unstreamed_under_asgi(async_client: AsyncClient) -> None:
+    response = await async_client.get("/static/training/pages.css")
+    assert response.status_code == 200
+    assert not response.streaming
+    assert response["Content-Type"].startswith("text/css")
+    assert len(response.content) == int(response["Content-Length"])
+    unchanged = await async_client.get("/static/training/pages.css", headers={"If-None-Match": response["ETag"]})
+    assert unchanged.status_code == 304

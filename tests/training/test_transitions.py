@@ -114,6 +114,10 @@ def grow_old(attempt: Attempt) -> Round:
     return newest
 
 
+def resume(attempt: Attempt, now: datetime) -> None:
+    jobs.resume(attempt=attempt, now=now)
+
+
 ATTEMPT_CHANGES: dict[tuple[str, str], Callable[[Attempt, datetime], None]] = {
     (A.OFFERED, A.RUNNING): claim,
     (A.OFFERED, A.OFFER_EXPIRED): expire,
@@ -131,6 +135,7 @@ ATTEMPT_CHANGES: dict[tuple[str, str], Callable[[Attempt, datetime], None]] = {
     (A.VALIDATING, A.LATE): accept_too_late,
     (A.ACCEPTED, A.MERGED): merge,
     (A.ACCEPTED, A.LATE): retire,
+    (A.LEASE_EXPIRED, A.RUNNING): resume,
 }
 
 
