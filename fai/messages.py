@@ -73,8 +73,8 @@ REASONS: dict[Reason, Both] = {
     ),
     Reason.OFFER_PENDING: ("work is on its way", "작업이 오고 있습니다"),
     Reason.UPGRADE_NEEDED: (
-        "the coordinator speaks a newer protocol; upgrade with: pip install --upgrade fai",
-        "서버의 프로토콜이 더 새롭습니다. pip install --upgrade fai 명령으로 업그레이드하십시오",
+        "the coordinator speaks a newer protocol; upgrade this program as its Join page says",
+        "서버의 프로토콜이 더 새롭습니다. 서버의 참여 페이지에 나온 대로 이 프로그램을 업그레이드하십시오",
     ),
     Reason.BANNED: ("the operator has excluded this contributor", "운영자가 이 참여자를 제외했습니다"),
 }
@@ -128,9 +128,9 @@ SENTENCES: dict[str, Both] = {
     ),
     "other_protocol": (
         "{url} speaks protocol {theirs}, this program {ours}; "
-        "run pip install --upgrade fai, or ask its operator to upgrade.",
+        "upgrade this program as {url}/join/ says, or ask the operator to upgrade.",
         "{url}의 프로토콜은 {theirs}, 이 프로그램은 {ours}입니다. "
-        "pip install --upgrade fai 를 실행하거나 운영자에게 업그레이드를 요청하십시오.",
+        "{url}/ko/join/ 에 나온 대로 이 프로그램을 업그레이드하거나 운영자에게 업그레이드를 요청하십시오.",
     ),
     "key_refused": (
         "The coordinator refuses this key ({why}); ask its operator, or join again under another name.",

@@ -42,14 +42,14 @@ EXPERIMENT: dict[str, Any] = {
     "slug": SLUG,
     "title": "Dart and Flutter, a first model",
     "model": PRESETS["tiny"].to_dict(),
-    "inner": {"learning_rate": 3e-3, "batch_tokens": 4_096, "warmup_steps": 5},
-    "outer": {"learning_rate": 0.9, "momentum": 0.5, "nesterov": True},
+    "inner": {"learning_rate": 4e-3, "batch_tokens": 1_024, "warmup_steps": 5},
+    "outer": {"learning_rate": 1.0, "momentum": 0.5, "nesterov": True},
     "codec": "int8",
     "num_rounds": NUM_ROUNDS,
-    "round_tokens": 80 * 4_096,
-    "round_min_tokens": 4_096,
+    "round_tokens": 256 * 1_024,
+    "round_min_tokens": 1_024,
     "round_seconds": 120,
-    "job_seconds": 4,
+    "job_seconds": 60,
     "escrow_seconds": 30,
 }
 """The demo's experiment, small enough for two cores."""
@@ -111,6 +111,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
                 screen.say(f"{nickname} joined: celery -A fai worker (process {volunteer.worker.pid})")
             watch(screen, coordinator, volunteers)
             spend(screen, coordinator, volunteers[0])
+            check_ledger(screen)
             screen.say(f"look around: {coordinator.url}/  dashboard: {coordinator.url}/admin/ (admin, {password})")
             if not arguments.exit:
                 screen.say("Ctrl+C ends the demo")
@@ -181,6 +182,18 @@ def spend(screen: DemoScreen, coordinator: LocalCoordinator, volunteer: LocalVol
             raise DemoFailed(f"the completion was refused: {answer.text}")
         after = client.get("/api/v1/me").json()["available_credits"]
     screen.show_completion(volunteer.nickname, QUESTION, answer.json(), before=before, after=after)
+
+
+def check_ledger(screen: DemoScreen) -> None:
+    """Raises: DemoFailed."""
+    from django.utils import timezone  # noqa: PLC0415 - Django is set up by now, not before
+
+    from training import earnings  # noqa: PLC0415
+
+    audit = earnings.audit(now=timezone.now())
+    if audit.violations:
+        raise DemoFailed("; ".join(audit.violations))
+    screen.say(f"ledger clean: {audit.num_transactions} transactions, {audit.minted_credits:,} credits minted")
 
 
 def _wait_for_credits(client: httpx.Client) -> int:

@@ -69,7 +69,8 @@ class DemoScreen:
         )
 
     def _tell(self, experiment: "Experiment", rounds: "list[Round]", people: list[dict[str, Any]]) -> None:
-        self._tell_once(f"experiment {experiment.state}")
+        if experiment.state != experiment.State.FINISHED:
+            self._tell_once(f"experiment {experiment.state}")
         for round_ in rounds:
             if round_.number == 1:
                 self._tell_once(f"untrained model: validation loss {round_.base.validation_loss:.4f}")
@@ -79,6 +80,7 @@ class DemoScreen:
                     f"{_tokens(round_)[0]:,} tokens"
                 )
         if experiment.state == experiment.State.FINISHED:
+            self._tell_once("experiment finished")
             for person in people:
                 self._tell_once(
                     f"{person['nickname']}: {person['tokens']:,} tokens, {person['earned']:,} credits earned"

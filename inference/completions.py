@@ -1,6 +1,6 @@
 """One completion request from its hold to its bill, whatever the shape in which it is sent."""
 
-import uuid
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ def prepare(parameters: Parameters) -> Order:
         param="messages" if is_chat else "prompt",
     )
     request = GenerationRequest(
-        request_id=f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+        request_id=f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
         model=experiment.slug,
         prompts=tokens,
         n=parameters.n,

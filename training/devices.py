@@ -43,7 +43,7 @@ def find(*, device_id: int, contributor: Contributor) -> Device:
     Raises: DeviceNotFound.
     """
     try:
-        device = Device.objects.get(pk=device_id, contributor=contributor)
+        device = Device.objects.only("contributor").get(pk=device_id, contributor=contributor)
     except Device.DoesNotExist as error:
         raise DeviceNotFound(f"no device {device_id} of yours") from error
     device.contributor = contributor
@@ -65,7 +65,7 @@ def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
     # A device at work enrolled before; it says again what it wants once it is idle.
     if experiment is not None and (heartbeat.attempt_id is None or lost is not None):
         enroll(device=device, experiment=experiment, tokens_per_second=heartbeat.tokens_per_second, now=now)
-    offer = Attempt.objects.claimable(now).filter(device=device).first()
+    offer = Attempt.objects.claimable(now).filter(device=device).only("nonce", "offered_at", "state").first()
     reason = lost
     if reason is None and heartbeat.state == DeviceState.IDLE:
         reason = Reason.OFFER_PENDING if offer else idle_reason(device, experiment, now=now)
@@ -88,9 +88,10 @@ def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
 
 def wanted_experiment(slug: str | None) -> Experiment | None:
     """The experiment that a device named, else the newest that runs."""
+    experiments = Experiment.objects.only("slug", "state", "inner")
     if slug is not None:
-        return Experiment.objects.filter(slug=slug).first()
-    return Experiment.objects.filter(state=State.RUNNING).order_by("-started_at", "-pk").first()
+        return experiments.filter(slug=slug).first()
+    return experiments.filter(state=State.RUNNING).order_by("-started_at", "-pk").first()
 
 
 def enroll(*, device: Device, experiment: Experiment, tokens_per_second: float | None, now: datetime) -> None:

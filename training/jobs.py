@@ -17,6 +17,16 @@ from training.transitions import EdgeRefused, TransitionLost, move
 State = Attempt.State
 SUBMITTED_SECONDS = 30
 """How long a submitted attempt waits before validation is asked for again."""
+SPEC_FIELDS = (
+    "seed",
+    *(f"shard__{name}" for name in ("num_tokens", "dtype", "blob__size_bytes")),
+    *(f"round__{name}" for name in ("number", "base__blob__size_bytes")),
+    *(
+        f"round__experiment__{name}"
+        for name in ("slug", "model", "inner", "codec", "num_rounds", "max_delta_bytes")
+    ),
+)
+"""What a job spec says of the job; columns that nobody reads cost more than the query itself."""
 
 
 class AttemptNotFound(Exception):
@@ -64,14 +74,12 @@ def offer(*, job: Job, device: Device, token_budget: int, now: datetime) -> Atte
 
 
 def find(*, attempt_id: int, contributor: Contributor) -> Attempt:
-    """One of the contributor's attempts with all that a job spec needs.
+    """One of the contributor's attempts.
 
     Raises: AttemptNotFound.
     """
     try:
-        return Attempt.objects.select_related(
-            "device", "job__shard__blob", "job__round__experiment", "job__round__base__blob"
-        ).get(pk=attempt_id, device__contributor=contributor)
+        return Attempt.objects.get(pk=attempt_id, device__contributor=contributor)
     except Attempt.DoesNotExist as error:
         raise AttemptNotFound(f"no attempt {attempt_id} of yours") from error
 
@@ -223,7 +231,8 @@ def _move(attempt: Attempt, to: Attempt.State, *, guard: dict[str, Any] | None =
 
 
 def _job_spec(attempt: Attempt) -> JobSpec:
-    round_, shard = attempt.job.round, attempt.job.shard
+    job = Job.objects.select_related("shard__blob", "round__experiment", "round__base__blob").only(*SPEC_FIELDS).get(pk=attempt.job_id)
+    round_, shard = job.round, job.shard
     experiment = round_.experiment
     return JobSpec(
         attempt_id=attempt.pk,
@@ -237,7 +246,7 @@ def _job_spec(attempt: Attempt) -> JobSpec:
             sha256=shard.blob_id, size_bytes=shard.blob.size_bytes, num_tokens=shard.num_tokens, dtype=shard.dtype
         ),
         token_budget=attempt.token_budget,
-        seed=attempt.job.seed,
+        seed=job.seed,
         progress_start=min(1.0, (round_.number - 1) / experiment.num_rounds),
         progress_end=min(1.0, round_.number / experiment.num_rounds),
         quoted_credits=attempt.quoted_credits,

@@ -50,6 +50,7 @@ REASONS: dict[str, Promise] = {
     Reason.RELEASED: _("The device gave the work back."),
     Reason.CLIENT_ERROR: _("The device met an error of its own."),
     Reason.CANCELLED: _("The coordinator called the work off."),
+    Reason.ROUND_SPENT: _("The round had paid all its credits to other devices."),
     Reason.TOO_LATE: _("The delta came too many rounds late."),
     Reason.WRONG_SIZE: _("The delta is not of the announced size."),
     Reason.TOO_LARGE: _("The delta is larger than this experiment allows."),

@@ -88,7 +88,7 @@ def _reap_overlong(round_: Round, *, now: datetime) -> None:
     for attempt in overlong:
         with contextlib.suppress(jobs.AttemptNotYours):
             detail = f"the job ran for more than {longest}"
-            jobs.end(attempt, State.LEASE_EXPIRED, reason=Reason.LEASE_EXPIRED, detail=detail, now=now)
+            jobs.end(attempt, State.CANCELLED, reason=Reason.TOO_LATE, detail=detail, now=now)
 
 
 def _reap_experiments(due: Due, *, now: datetime) -> None:

@@ -15,7 +15,7 @@ from django.conf import settings
 from ml.files import sha256_file
 from training import blobs
 from training.jobs import AttemptNotYours
-from training.models import Attempt, Blob
+from training.models import Attempt, Blob, Experiment
 
 KEEP = timedelta(days=1)
 """How long what was received of an attempt that has ended is left, before a sweep removes it."""
@@ -55,13 +55,13 @@ def announce(*, attempt: Attempt, size_bytes: int, sha256: str) -> None:
 
     Raises: UploadTooLarge, AttemptNotYours.
     """
-    max_bytes = attempt.job.round.experiment.max_delta_bytes
+    if attempt.state == Attempt.State.RUNNING and (attempt.delta_size_bytes, attempt.delta_sha256) == (size_bytes, sha256):
+        return
+    max_bytes = Experiment.objects.values_list("max_delta_bytes", flat=True).get(rounds__jobs=attempt.job_id)
     if not 0 < size_bytes <= max_bytes:
         raise UploadTooLarge(f"{size_bytes} bytes announced, {max_bytes} is the most for this experiment")
     if attempt.state != Attempt.State.RUNNING:
         raise AttemptNotYours(attempt)
-    if (attempt.delta_size_bytes, attempt.delta_sha256) == (size_bytes, sha256):
-        return
     running = Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING)
     if not running.update(delta_size_bytes=size_bytes, delta_sha256=sha256, delta=None):
         raise _moved_on(attempt)

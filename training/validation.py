@@ -59,7 +59,9 @@ def check(attempt: Attempt) -> DeltaFacts:
 
 
 def accept(*, attempt: Attempt, facts: DeltaFacts, now: datetime) -> None:
-    """Count the delta and book its earning in one transaction; one that is rounds too late ends LATE and unpaid.
+    """Count the delta and book its earning in one transaction.
+
+    One that is rounds too late, or that comes after its round's budget is spent, ends LATE and unpaid.
 
     Raises: TransitionLost.
     """
@@ -74,26 +76,31 @@ def accept(*, attempt: Attempt, facts: DeltaFacts, now: datetime) -> None:
     with transaction.atomic():
         # Locked, so that two validators cannot both see the last of the budget.
         Round.objects.select_for_update().get(pk=round_.pk)
-        if earnings.minted(round_) + credits_ > round_.credit_budget:
-            detail = f"round {round_.number} has paid out its {round_.credit_budget} credits"
-            _end(attempt, State.LATE, reason=Reason.ROUND_SPENT, detail=detail, now=now)
-            return
-        move(
-            attempt,
-            State.ACCEPTED,
-            verified_tokens=facts.tokens,
-            earned_credits=credits_,
-            delta_norm=facts.norm,
-            next_transition_at=None,
+        is_spent = earnings.minted(round_) + credits_ > round_.credit_budget
+        if not is_spent:
+            _pay(attempt, facts, credits_, now=now)
+    if is_spent:
+        detail = f"round {round_.number} has paid out its {round_.credit_budget} credits"
+        _end(attempt, State.LATE, reason=Reason.ROUND_SPENT, detail=detail, now=now)
+
+
+def _pay(attempt: Attempt, facts: DeltaFacts, credits_: int, *, now: datetime) -> None:
+    move(
+        attempt,
+        State.ACCEPTED,
+        verified_tokens=facts.tokens,
+        earned_credits=credits_,
+        delta_norm=facts.norm,
+        next_transition_at=None,
+    )
+    if credits_:
+        ledger.earn(
+            contributor=attempt.device.contributor,
+            amount=credits_,
+            source=earnings.source_of(attempt),
+            release_at=_release_at(attempt, attempt.job.round.experiment, now=now),
+            now=now,
         )
-        if credits_:
-            ledger.earn(
-                contributor=attempt.device.contributor,
-                amount=credits_,
-                source=earnings.source_of(attempt),
-                release_at=_release_at(attempt, experiment, now=now),
-                now=now,
-            )
 
 
 def reject(*, attempt: Attempt, reason: Reason, detail: str, now: datetime) -> None:

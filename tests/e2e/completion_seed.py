@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from contributors import api_keys, ledger
 from contributors.models import Contributor, Scope
+from inference.models import Completion
 from ml import checkpoint, corpus, tokenizer
 from ml.config import ModelConfig
 from ml.model import initial_model
@@ -39,6 +40,13 @@ def seed() -> str:
 
 def violations() -> list[str]:
     return ledger.violations(now=timezone.now())
+
+
+def bills() -> str:
+    """As JSON: what is left to the rich contributor, and state, tokens and credits of every request."""
+    left = ledger.balance(Contributor.objects.get(nickname="rich"))
+    rows = Completion.objects.values_list("state", "prompt_tokens", "completion_tokens", "hold__captured_amount")
+    return json.dumps({"available": left.available, "held": left.held, "bills": list(rows)})
 
 
 def publish(experiment: Experiment, *, number: int) -> None:

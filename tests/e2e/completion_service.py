@@ -1,4 +1,4 @@
-"""The completion service in real processes: Redis, uvicorn, an engine, a file of SQLite, and an untrained model."""
+"""The completion service in real processes: Redis, uvicorn, an engine, a database, and an untrained model."""
 
 import json
 import os
@@ -30,13 +30,17 @@ class Balance:
 
 
 class CompletionService:
-    """Everything that /v1 needs, in `folder`; see completion_seed for what is in the database."""
+    """Everything that /v1 needs, in `folder`; see completion_seed for what is in the database.
 
-    def __init__(self, folder: Path) -> None:
+    `database_url` names an empty database other than the file of SQLite, which alone can be asked for balances.
+    """
+
+    def __init__(self, folder: Path, *, database_url: str = "") -> None:
         self.folder = folder
         self.redis = RedisServer(folder / "redis")
         self.port = _free_port()
         self.database = folder / "fai.sqlite3"
+        self.database_url = database_url or f"sqlite:///{self.database}"
         self.keys: dict[str, str] = {}
         self.parts: dict[str, Process] = {}
 
@@ -50,7 +54,7 @@ class CompletionService:
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "fai_project.settings",
             "FAI_STATE_DIR": str(self.folder),
-            "FAI_DATABASE_URL": f"sqlite:///{self.database}",
+            "FAI_DATABASE_URL": self.database_url,
             "FAI_SECRET_KEY": "only for these tests",
             "OMP_NUM_THREADS": "1",
             **self.redis.environment,

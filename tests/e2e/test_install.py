@@ -1,5 +1,6 @@
 """A volunteer's installation has no server in it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ def test_the_package_without_the_server_extra_imports_in_an_empty_environment(tm
     wanted = f"torch=={torch.__version__}"
     if subprocess.run([*pip, wanted], check=False, capture_output=True).returncode:
         subprocess.run([*pip, wanted, "--index-url", CPU_INDEX], check=True)
-    subprocess.run([*pip, str(ROOT)], check=True)
+    # From a copy, so that building leaves nothing behind in the working tree.
+    shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "data", "*.egg-info"))
+    subprocess.run([*pip, str(tmp_path / "source")], check=True)
 
     listed = subprocess.run([str(python), "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
     names = {line.split()[0].lower() for line in listed.splitlines()[2:]}

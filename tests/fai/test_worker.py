@@ -359,7 +359,7 @@ def test_another_protocol_version_is_one_sentence_in_korean_too(coordinator: Coo
     exit_code, output = run_to_its_end(coordinator, tmp_path, FAI_LANG="ko")
     assert exit_code == 2
     (line,) = output.strip().splitlines()
-    assert "pip install --upgrade fai 를 실행하거나" in line
+    assert "/ko/join/ 에 나온 대로 이 프로그램을 업그레이드하거나" in line
 
 
 def test_a_revoked_key_is_one_sentence(coordinator: Coordinator, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_an_attempt_that_runs_longer_than_a_round_may_ends_once_the_round_is_ove
     reaper.reap(now=now)
     overlong.refresh_from_db()
     young.refresh_from_db()
-    assert (overlong.state, overlong.reason) == (State.LEASE_EXPIRED, Reason.LEASE_EXPIRED)
+    assert (overlong.state, overlong.reason) == (State.CANCELLED, Reason.TOO_LATE)
     assert young.state == State.RUNNING
 
 

@@ -51,7 +51,7 @@ def test_the_first_round_opens_on_the_untrained_checkpoint(now: datetime) -> Non
     round_ = rounds.open_next(experiment=experiment, now=now)
     assert round_ is not None
     assert (round_.number, round_.base, round_.target_tokens) == (1, untrained, experiment.round_tokens)
-    assert round_.credit_budget == experiment.credits_for(experiment.round_tokens) > 0
+    assert round_.credit_budget == rounds.CREDIT_HEADROOM * experiment.credits_for(experiment.round_tokens) > 0
     assert round_.next_transition_at == now + timedelta(seconds=experiment.round_seconds)
 
 

@@ -74,7 +74,7 @@ def test_an_experiment_goes_from_its_corpus_through_its_rounds_to_its_end(tmp_pa
     tasks.prepare(experiment.pk)
     devices = [make_device(last_seen_at=timezone.now()) for _ in range(2)]
     for device in devices:
-        make_enrollment(device=device, experiment=experiment, tokens_per_second=1.0)
+        make_enrollment(device=device, experiment=experiment, tokens_per_second=5.0)
     for number in (1, 2):
         round_ = experiment.rounds.get(number=number)
         offers = dispatch.dispatch(now=timezone.now())

@@ -197,6 +197,7 @@ def spoil(attempt: Attempt, folder: Path, damage: Any) -> None:
 
 
 def test_no_damage_to_a_file_leaves_the_attempt_undecided(tmp_path: Path, round_: Round) -> None:
+    Round.objects.update(credit_budget=10**12)
     chance = random.Random(7)
     states = set()
     for _ in range(60):
@@ -271,6 +272,19 @@ def test_a_delta_too_many_rounds_late_ends_unpaid(tmp_path: Path, round_: Round,
     assert judged.detail == "round 3 is open; this delta belongs to round 1"
     assert (judged.earned_credits, judged.delta) == (None, None)
     assert not (storage / attempt.delta.path).exists()
+    assert not list(earnings.violations())
+
+
+def test_what_comes_after_its_rounds_budget_is_spent_ends_unpaid(tmp_path: Path, round_: Round, storage: Path) -> None:
+    budget = round_.experiment.credits_for(640)
+    Round.objects.update(credit_budget=budget)
+    first, second = (make_submitted_attempt(tmp_path, round_=round_) for _ in range(2))
+    assert judge(first).state == State.ACCEPTED
+    judged = judge(second)
+    assert (judged.state, judged.reason, judged.earned_credits) == (State.LATE, Reason.ROUND_SPENT, None)
+    assert judged.detail == f"round 1 has paid out its {budget} credits"
+    assert second.delta is not None
+    assert not (storage / second.delta.path).exists()
     assert not list(earnings.violations())
 
 

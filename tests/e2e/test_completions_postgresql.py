@@ -1,0 +1,57 @@
+"""The completion service on PostgreSQL, whose pool has fewer connections than there are streams."""
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import openai
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.e2e.completion_service import MODEL, CompletionService
+
+pytestmark = [pytest.mark.e2e, pytest.mark.postgresql]
+NUM_STREAMS = 24
+PRICE = 3
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompletionService]:
+    server_url = os.environ["FAI_DATABASE_URL"]
+    name = f"completions_{secrets.token_hex(4)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        database_url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
+        with CompletionService(tmp_path_factory.mktemp("completions"), database_url=database_url) as running:
+            yield running
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def stream(client: openai.AsyncOpenAI, number: int) -> int:
+    """Tokens that the usage names."""
+    chunks = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "x" * number}],
+        max_tokens=10 + number,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *_, last = [chunk async for chunk in chunks]
+    assert last.usage is not None
+    return last.usage.total_tokens
+
+
+async def test_every_one_of_many_streams_is_billed_exactly(service: CompletionService) -> None:
+    async with openai.AsyncOpenAI(base_url=service.url, api_key=service.keys["rich"], max_retries=0) as client:
+        tokens = await asyncio.gather(*(stream(client, number) for number in range(NUM_STREAMS)))
+    report = json.loads(service.shell("completion_seed.bills()"))
+    bills = [bill for bill in report["bills"] if bill[2] > 1]
+    assert sorted(bill[3] for bill in bills) == sorted(PRICE * count for count in tokens)
+    assert all(state == "done" and paid == PRICE * (asked + given) for state, asked, given, paid in bills)
+    assert report["held"] == 0
+    assert report["available"] == 1_000_000 - sum(bill[3] for bill in report["bills"])
+    assert service.shell("completion_seed.violations()") == "[]\n"
