@@ -82,21 +82,21 @@ def prepare(parameters: Parameters) -> Order:
 class Session:
     """A request under way: opened with a hold, closed with a bill, once."""
 
-    def __init__(self, order: Order, completion: Completion) -> None:
+    def __init__(self, order: Order) -> None:
         self.head = Head(
             request_id=order.request.request_id,
-            created=int(completion.created_at.timestamp()),
+            created=int(timezone.now().timestamp()),
             model=order.request.model,
             checkpoint_sha256=order.checkpoint.blob_id,
         )
+        self._order = order
         self._request = order.request
-        self._completion = completion
         self._choices = Choices(order.request, order.tokenizer, stop=order.stop)
         self._events = provider.events(order.request)
         self._sent_tokens = [0] * order.request.num_choices
+        self._completion: Completion | None = None
         self._checkpoint_id: int | None = None
         self._state = Completion.State.DISCONNECTED
-        self._is_closed = False
 
     @classmethod
     async def open(cls, order: Order, *, api_key: ApiKey) -> Self:
@@ -104,24 +104,9 @@ class Session:
 
         Raises: ApiError, 429 or 503; the hold is then released.
         """
+        session = cls(order)
         try:
-            await provider.require_engine(order.request.model)
-            completion = await database.call(
-                billing.open_bill,
-                request_id=order.request.request_id,
-                api_key=api_key,
-                checkpoint=order.checkpoint,
-                prompt_tokens=order.request.prompt_tokens,
-                max_completion_tokens=order.request.max_completion_tokens,
-                now=timezone.now(),
-            )
-        except EngineUnavailable as error:
-            raise errors.unavailable(str(error)) from error
-        except ledger.InsufficientCredits as error:
-            raise errors.insufficient_quota(f"You have too few credits: {error}. Earn some by training.") from error
-        session = cls(order, completion)
-        try:
-            await session._start()
+            await session._start(api_key)
         except BaseException:
             await session.close()
             raise
@@ -179,26 +164,19 @@ class Session:
         ]
 
     async def close(self) -> None:
-        """Stop the engine where it still works on the request, and settle the bill; nothing to do a second time."""
-        if self._is_closed:
-            return
-        await database.call(
-            billing.settle,
-            completion=self._completion,
-            state=self._state,
-            completion_tokens=self.usage.completion_tokens,
-            checkpoint_id=self._checkpoint_id,
-            now=timezone.now(),
-        )
-        self._is_closed = True
-        await self._events.aclose()
-        await provider.cancel(self._request, self._choices.unfinished)
-        await provider.forget(self._request)
+        """Settle the bill and stop the engine where it still works on the request; nothing to do a second time."""
+        completion, self._completion = self._completion, None
+        if completion is not None:
+            await database.complete(self._settle(completion))
 
-    async def _start(self) -> None:
+    async def _start(self, api_key: ApiKey) -> None:
         try:
+            await provider.require_engine(self._request.model)
+            await database.complete(self._hold(api_key))
             await provider.submit(self._request)
             started = await anext(self._events)
+        except ledger.InsufficientCredits as error:
+            raise errors.insufficient_quota(f"You have too few credits: {error}. Earn some by training.") from error
         except QueueFull as error:
             self._state = Completion.State.FAILED
             raise errors.queue_full(retry_after_seconds=RETRY_AFTER_SECONDS) from error
@@ -209,3 +187,27 @@ class Session:
             raise TypeError(f"the engine began with {started}")
         self._checkpoint_id = started.checkpoint_id
         self.head = replace(self.head, checkpoint_sha256=started.checkpoint_sha256)
+
+    async def _hold(self, api_key: ApiKey) -> None:
+        self._completion = await database.call(
+            billing.open_bill,
+            request_id=self._request.request_id,
+            api_key=api_key,
+            checkpoint=self._order.checkpoint,
+            prompt_tokens=self._request.prompt_tokens,
+            max_completion_tokens=self._request.max_completion_tokens,
+            now=timezone.now(),
+        )
+
+    async def _settle(self, completion: Completion) -> None:
+        await database.call(
+            billing.settle,
+            completion=completion,
+            state=self._state,
+            completion_tokens=self.usage.completion_tokens,
+            checkpoint_id=self._checkpoint_id,
+            now=timezone.now(),
+        )
+        await self._events.aclose()
+        await provider.cancel(self._request, self._choices.unfinished)
+        await provider.forget(self._request)

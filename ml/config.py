@@ -99,7 +99,7 @@ PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(vocab_size=2_048, block_size=128, n_layer=4, n_head=4, n_kv_head=4, n_embd=128),
     "m4": ModelConfig(vocab_size=24_000, block_size=256, n_layer=6, n_head=6, n_kv_head=6, n_embd=384),
     "small": ModelConfig(vocab_size=32_000, block_size=1_024, n_layer=12, n_head=12, n_kv_head=12, n_embd=768),
-    "default": ModelConfig(vocab_size=32_000, block_size=1_024, n_layer=24, n_head=16, n_kv_head=8, n_embd=1_024),
+    "default": ModelConfig(vocab_size=32_000, block_size=1_024, n_layer=24, n_head=16, n_kv_head=16, n_embd=1_024),
 }
 
 

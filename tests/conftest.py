@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db.backends.sqlite3.base import DatabaseOperations
+from hypothesis import settings as hypothesis_settings
 
 from fai_project.redis_server import RedisServer
+
+# How long an example takes says more about the machine than about the code.
+hypothesis_settings.register_profile("fai", deadline=None)
+hypothesis_settings.load_profile("fai")
 
 IS_POSTGRESQL = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
 

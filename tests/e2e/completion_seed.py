@@ -24,11 +24,11 @@ SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 def seed() -> str:
     """Secrets of the keys as JSON, by what is special about them."""
     now = timezone.now()
-    experiment = make_experiment("study", Experiment.State.RUNNING, price=3, now=now)
+    experiment = make_experiment("study", Experiment.State.FINISHED, price=3, now=now)
     experiment.tokenizer = blobs.put(path=write_tokenizer(), kind=Blob.Kind.TOKENIZER, now=now)
     experiment.save(update_fields=["tokenizer"])
-    publish(experiment, number=0)
-    make_experiment("unready", Experiment.State.PREPARING, price=3, now=now)
+    publish(number=0)
+    make_experiment("unready", Experiment.State.PAUSED, price=3, now=now)
     everything = list(Scope)
     keys = {
         "rich": make_key("rich", 1_000_000, everything, now=now),
@@ -49,9 +49,10 @@ def bills() -> str:
     return json.dumps({"available": left.available, "held": left.held, "bills": list(rows)})
 
 
-def publish(experiment: Experiment, *, number: int) -> None:
+def publish(*, number: int) -> None:
     """A checkpoint with weights of its own."""
     now = timezone.now()
+    experiment = Experiment.objects.get(slug="study")
     path = settings.STATE_DIR / "checkpoint"
     checkpoint.save_model(initial_model(MODEL, seed=number), path)
     blob = blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=now)

@@ -1,5 +1,7 @@
 """OpenAI's client against the real service: its shapes, its errors, and the bill."""
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "tem
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompletionService]:
     with CompletionService(tmp_path_factory.mktemp("completions")) as running:
         yield running
-        assert running.shell("completion_seed.violations()") == "[]\n"
+        assert running.evaluate("violations()") == "[]"
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_a_chat_streams_what_it_answers_at_once(service: CompletionService, clie
 
 def test_a_text_streams_what_it_answers_at_once(service: CompletionService) -> None:
     # Not the strict client: it refuses the null that OpenAI's own service sends as finish_reason before the last chunk.
-    client = openai.OpenAI(base_url=service.url, api_key=service.keys["rich"])
+    client = openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"])
     asked = {"model": MODEL, "prompt": "final", "max_tokens": 30, "seed": 3}
     whole = client.completions.create(**asked)
     chunks = list(client.completions.create(**asked, stream=True))
@@ -136,7 +138,7 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 
 
 def test_a_wrong_key_is_refused(service: CompletionService) -> None:
-    stranger = openai.OpenAI(base_url=service.url, api_key="fai_sk_nobody", max_retries=0)
+    stranger = openai.OpenAI(base_url=service.base_url, api_key="fai_sk_nobody", max_retries=0)
     with pytest.raises(openai.AuthenticationError) as caught:
         stranger.models.list()
     assert (caught.value.code, caught.value.type) == ("invalid_api_key", "invalid_request_error")
@@ -148,7 +150,7 @@ def test_a_key_of_another_scope_is_refused(service: CompletionService) -> None:
 
 
 def test_an_empty_balance_is_refused_once(service: CompletionService) -> None:
-    poor = openai.OpenAI(base_url=service.url, api_key=service.keys["poor"], max_retries=2)
+    poor = openai.OpenAI(base_url=service.base_url, api_key=service.keys["poor"], max_retries=2)
     with pytest.raises(openai.RateLimitError) as caught:
         poor.completions.create(model=MODEL, prompt="hello", max_tokens=100)
     assert caught.value.code == "insufficient_quota"
@@ -211,32 +213,50 @@ def test_a_dropped_stream_is_billed_for_what_was_sent(service: CompletionService
     for _ in range(6):
         next(stream)
     stream.close()
-    state, prompt_tokens, completion_tokens, credits_paid = service.wait_until_settled()
-    assert state == "disconnected"
-    assert 5 <= completion_tokens < 900
-    assert credits_paid == PRICE * (prompt_tokens + completion_tokens)
-    assert service.balance() == Balance(balance=before.balance - credits_paid, held=0)
+    bill = service.wait_for_bill()
+    assert bill.state == "disconnected"
+    assert 5 <= bill.completion_tokens < 900
+    assert bill.credits_paid == PRICE * (bill.prompt_tokens + bill.completion_tokens)
+    assert service.balance() == Balance(balance=before.balance - bill.credits_paid, held=0)
 
 
 def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionService) -> None:
     before = service.balance()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
-            f"{service.url}/completions",
+            f"{service.base_url}/completions",
             headers={"Authorization": f"Bearer {service.keys['rich']}"},
             json={"model": MODEL, "prompt": "x", "max_tokens": 1_000, "n": 4, "temperature": 0},
             timeout=0.4,
         )
-    assert service.wait_until_settled()[0] == "disconnected"
+    assert service.wait_for_bill().state == "disconnected"
     assert service.balance() == before
     started = time.monotonic()
     service.client().completions.create(model=MODEL, prompt="x", max_tokens=1)
     assert time.monotonic() - started < 1.0
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_clients_that_leave_at_any_moment_leave_nothing_held(service: CompletionService, is_stream: bool) -> None:
+    body = json.dumps({**QUESTION, "max_tokens": 500, "stream": is_stream})
+    num_left = service.count("disconnected")
+    for number in range(24):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                f"Authorization: Bearer {service.keys['rich']}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            time.sleep(number * 0.004)
+    deadline = time.monotonic() + 15
+    while service.balance().held or service.count("running"):
+        assert time.monotonic() < deadline, "credits are still held"
+        time.sleep(0.1)
+    assert service.count("disconnected") > num_left
+
+
 def test_a_published_checkpoint_is_served_without_a_restart(service: CompletionService, client: openai.OpenAI) -> None:
     old = client.completions.create(model=MODEL, prompt="x", max_tokens=1).system_fingerprint
-    service.shell("completion_seed.publish(completion_seed.Experiment.objects.get(slug='study'), number=1)")
+    service.evaluate("publish(number=1)")
     deadline = time.monotonic() + 15
     while client.completions.create(model=MODEL, prompt="x", max_tokens=1).system_fingerprint == old:
         assert time.monotonic() < deadline
@@ -251,7 +271,7 @@ def test_a_killed_engine_ends_its_streams_with_an_error_and_no_bill(service: Com
     with pytest.raises(openai.APIError) as caught:
         list(stream)
     assert caught.value.code == "engine_failed"
-    assert service.wait_until_settled()[0] == "failed"
+    assert service.wait_for_bill().state == "failed"
     assert service.balance() == before
     with pytest.raises(openai.InternalServerError) as refused:
         service.client().completions.create(model=MODEL, prompt="x")
@@ -265,7 +285,7 @@ def test_a_stopped_engine_finishes_what_it_has_begun(service: CompletionService,
     next(stream)
     assert service.engine.stop() == 0
     assert sum(1 for _ in stream) > 0
-    assert service.wait_until_settled()[:1] == ("done",)
+    assert service.wait_for_bill().state == "done"
     service.start_engine()
 
 
@@ -279,4 +299,4 @@ def test_a_stream_survives_a_restart_of_redis(service: CompletionService, client
     *_, last = stream
     assert last.usage is not None
     assert last.usage.completion_tokens == 900
-    assert service.wait_until_settled()[0] == "done"
+    assert service.wait_for_bill().state == "done"

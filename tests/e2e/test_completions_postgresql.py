@@ -46,12 +46,12 @@ async def stream(client: openai.AsyncOpenAI, number: int) -> int:
 
 
 async def test_every_one_of_many_streams_is_billed_exactly(service: CompletionService) -> None:
-    async with openai.AsyncOpenAI(base_url=service.url, api_key=service.keys["rich"], max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=service.base_url, api_key=service.keys["rich"], max_retries=0) as client:
         tokens = await asyncio.gather(*(stream(client, number) for number in range(NUM_STREAMS)))
-    report = json.loads(service.shell("completion_seed.bills()"))
+    report = json.loads(service.evaluate("bills()"))
     bills = [bill for bill in report["bills"] if bill[2] > 1]
     assert sorted(bill[3] for bill in bills) == sorted(PRICE * count for count in tokens)
     assert all(state == "done" and paid == PRICE * (asked + given) for state, asked, given, paid in bills)
     assert report["held"] == 0
     assert report["available"] == 1_000_000 - sum(bill[3] for bill in report["bills"])
-    assert service.shell("completion_seed.violations()") == "[]\n"
+    assert service.evaluate("violations()") == "[]"

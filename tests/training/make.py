@@ -159,7 +159,11 @@ def make_attempt_in(state: str, *, job: Job | None = None, device: Device | None
         carried |= {"claimed_at": NOW}
     if state in (states.SUBMITTED, states.VALIDATING, states.ACCEPTED, states.MERGED, states.REJECTED, states.LATE):
         delta = fields.pop("delta", None) or make_blob(kind=Blob.Kind.DELTA)
-        carried |= {"submitted_at": NOW, "report": protocol.encode(make_report(tokens=job.token_budget)), "delta": delta}
+        carried |= {
+            "submitted_at": NOW,
+            "report": protocol.encode(make_report(tokens=job.token_budget)),
+            "delta": delta,
+        }
     if state in (states.ACCEPTED, states.MERGED):
         carried |= {"verified_tokens": job.token_budget, "earned_credits": 0, "delta_norm": 1.0}
     if state not in Attempt.LIVE_STATES:

@@ -44,9 +44,7 @@ def test_merging_twice_and_in_any_order_gives_the_same_bytes(tmp_path: Path, sto
     assert [(storage / b.path).read_bytes() for b in (first.model, first.outer_state, first.manifest)] == contents
 
 
-def test_one_delta_under_plain_averaging_lands_on_the_devices_weights(
-    tmp_path: Path, now: datetime
-) -> None:
+def test_one_delta_under_plain_averaging_lands_on_the_devices_weights(tmp_path: Path, now: datetime) -> None:
     round_ = make_mergeable_round(
         tmp_path, num_deltas=1, outer=OuterConfig(learning_rate=1.0, momentum=0.0, nesterov=False)
     )
@@ -98,7 +96,7 @@ def test_a_delta_that_was_damaged_in_storage_is_never_merged(tmp_path: Path, sto
     delta = Attempt.objects.earliest("pk").delta
     assert delta is not None
     (storage / delta.path).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="ends too early|announces"):
+    with pytest.raises(ValueError, match=r"ends too early|announces"):
         merge(round_, now)
     assert not Blob.objects.filter(kind=Blob.Kind.OUTER_STATE).exists()
 

@@ -340,7 +340,9 @@ def test_a_full_disk_is_said_with_a_code_and_tried_again(client: APIClient, cont
     assert put(client, attempt).status_code == 200
 
 
-@pytest.mark.parametrize("content_type", ["application/octet-stream", "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize(
+    "content_type", ["application/octet-stream", "application/x-www-form-urlencoded", "text/plain"]
+)
 def test_a_piece_is_bytes_whatever_type_it_claims(
     content_type: str, client: APIClient, contributor: Contributor
 ) -> None:
@@ -377,9 +379,7 @@ def test_an_announcement_is_needed(client: APIClient, contributor: Contributor) 
     assert problem(client.put(path, DATA, content_type="application/octet-stream")) == (400, "invalid")
 
 
-@pytest.mark.parametrize(
-    ("state", "status"), [(State.OFFERED, 409), (State.SUBMITTED, 409), (State.CANCELLED, 410)]
-)
+@pytest.mark.parametrize(("state", "status"), [(State.OFFERED, 409), (State.SUBMITTED, 409), (State.CANCELLED, 410)])
 def test_only_a_running_attempt_takes_a_delta(
     state: str, status: int, client: APIClient, contributor: Contributor
 ) -> None:
@@ -611,7 +611,7 @@ def test_lists_cost_the_same_however_long_they_are(at_most: Any) -> None:
 
 
 @pytest.fixture
-def at_most(django_assert_max_num_at_most: Any) -> Any:
+def at_most(django_assert_max_num_queries: Any) -> Any:
     return django_assert_max_num_queries
 
 

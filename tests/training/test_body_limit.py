@@ -1,4 +1,4 @@
-"""The guard before Django: a body that is too large, or whose size nobody knows, is refused before a byte of it is read."""
+"""The guard before Django: a body that is too large, or whose size nobody knows, is refused before it is read."""
 
 import asyncio
 import json

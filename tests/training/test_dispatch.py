@@ -53,9 +53,7 @@ def offered(now: datetime) -> dict[int, int]:
 
 def split(remaining: int, *speeds: float | None) -> list[int]:
     enrollments = [Enrollment(device=Device(pk=number), tokens_per_second=speed) for number, speed in enumerate(speeds)]
-    shares = dispatch.split(
-        remaining_tokens=remaining, enrollments=enrollments, job_seconds=100, batch_tokens=BATCH
-    )
+    shares = dispatch.split(remaining_tokens=remaining, enrollments=enrollments, job_seconds=100, batch_tokens=BATCH)
     return [share.num_tokens for share in shares]
 
 

@@ -1,4 +1,4 @@
-"""An experiment: what may be started, what preparation leaves, and what pausing and finishing mean for work under way."""
+"""An experiment: what may be started, what preparation leaves, and what finishing means for work under way."""
 
 from datetime import datetime
 from typing import Any

@@ -110,9 +110,7 @@ def test_a_claim_takes_the_lease_and_answers_with_the_whole_job(job: Job, now: d
 
 
 @pytest.mark.parametrize(("number", "start", "end"), [(1, 0.0, 0.125), (8, 0.875, 1.0)])
-def test_a_claim_places_the_job_on_the_experiments_cosine(
-    number: int, start: float, end: float, now: datetime
-) -> None:
+def test_a_claim_places_the_job_on_the_experiments_cosine(number: int, start: float, end: float, now: datetime) -> None:
     job = make_job(round_=make_round(experiment=make_experiment(num_rounds=8), number=number))
     attempt = make_attempt(job=job)
     spec = jobs.claim(attempt=attempt, nonce=attempt.nonce, now=now)

@@ -26,9 +26,7 @@ def experiment(tmp_path: Path) -> Experiment:
 
 
 def make_draft(corpus: Path, **fields: Any) -> Experiment:
-    return make_experiment(
-        state=Experiment.State.PREPARING, corpus_dir=str(corpus), model=CONFIG.to_dict(), **fields
-    )
+    return make_experiment(state=Experiment.State.PREPARING, corpus_dir=str(corpus), model=CONFIG.to_dict(), **fields)
 
 
 def test_all_that_the_first_round_needs_is_in_storage(experiment: Experiment, storage: Path, now: datetime) -> None:

@@ -135,9 +135,7 @@ def test_a_merge_whose_worker_died_is_done_again_in_the_same_tick(now: datetime)
 def test_an_evaluation_whose_worker_died_is_done_again(now: datetime) -> None:
     experiment = make_experiment()
     result = make_checkpoint(experiment=experiment, number=1, published_at=None)
-    round_ = make_round(
-        experiment=experiment, state=Round.State.EVALUATING, result=result, next_transition_at=now
-    )
+    round_ = make_round(experiment=experiment, state=Round.State.EVALUATING, result=result, next_transition_at=now)
     assert reaper.reap(now=now - MOMENT).evaluate == []
     assert reaper.reap(now=now).evaluate == [round_.pk]
     assert reaper.reap(now=now).evaluate == []

@@ -62,9 +62,7 @@ def work(attempt: Attempt, folder: Path) -> None:
     now = timezone.now()
     jobs.claim(attempt=attempt, nonce=attempt.nonce, now=now)
     path = folder / f"delta-{attempt.pk}"
-    make_delta_file(
-        path, attempt=attempt, tensors=random_delta(CONFIG, seed=attempt.pk), tokens=attempt.token_budget
-    )
+    make_delta_file(path, attempt=attempt, tensors=random_delta(CONFIG, seed=attempt.pk), tokens=attempt.token_budget)
     store_delta(attempt, path, tokens=attempt.token_budget)
     jobs.submit(attempt=attempt, report=make_report(tokens=attempt.token_budget), now=now)
 
@@ -208,9 +206,7 @@ def test_reaping_hands_each_work_to_its_queue(tmp_path: Path, heard: Heard) -> N
     submitted = make_attempt_in(Attempt.State.SUBMITTED, next_transition_at=long_ago)
     full = make_round(experiment=make_experiment(round_tokens=100_000))
     make_attempt_in(Attempt.State.ACCEPTED, job=make_job(round_=full, token_budget=100_000))
-    evaluating = make_round(
-        experiment=make_experiment(), state=Round.State.EVALUATING, next_transition_at=long_ago
-    )
+    evaluating = make_round(experiment=make_experiment(), state=Round.State.EVALUATING, next_transition_at=long_ago)
     preparing = make_experiment(state=Experiment.State.PREPARING, next_transition_at=long_ago)
     tasks.reap()
     assert heard("data") == [[submitted.pk], [preparing.pk]]

@@ -97,9 +97,7 @@ def test_an_empty_piece_changes_nothing(attempt: Attempt, now: datetime) -> None
     assert uploads.append(attempt=attempt, offset=10, piece=b"", now=now) == 10
 
 
-def test_bytes_that_are_not_the_announced_ones_are_thrown_away(
-    attempt: Attempt, storage: Path, now: datetime
-) -> None:
+def test_bytes_that_are_not_the_announced_ones_are_thrown_away(attempt: Attempt, storage: Path, now: datetime) -> None:
     announce(attempt)
     with pytest.raises(uploads.UploadCorrupt):
         uploads.append(attempt=attempt, offset=0, piece=b"x" * 1_024, now=now)
@@ -268,7 +266,9 @@ def test_deltas_that_nothing_will_read_are_swept_after_a_day(
     assert not (storage / blob.path).exists()
 
 
-@pytest.mark.parametrize("state", sorted(set(State) - set(uploads.UNUSED_STATES) - {State.OFFERED, State.OFFER_EXPIRED}))
+@pytest.mark.parametrize(
+    "state", sorted(set(State) - set(uploads.UNUSED_STATES) - {State.OFFERED, State.OFFER_EXPIRED})
+)
 def test_deltas_that_a_merge_or_a_verification_may_read_stay(
     state: str, tmp_path: Path, storage: Path, now: datetime
 ) -> None:
