@@ -1,7 +1,7 @@
 """Celery settings of the control plane. The database is the truth: a lost message costs one tick, not a job."""
 
 from django.conf import settings
-from kombu import Queue
+from kombu.entity import Queue
 
 broker_url = settings.REDIS_URL
 broker_connection_max_retries = None
@@ -16,7 +16,10 @@ task_ignore_result = True
 task_serializer = "json"
 accept_content = ["json"]
 task_default_queue = "control"
-task_queues = [Queue(name) for name in ("control", "data", "merge", "evaluate")]
+task_queues = [
+    Queue(name)  # type: ignore[no-untyped-call]
+    for name in ("control", "data", "merge", "evaluate")
+]
 task_routes = {
     "training.tasks.dispatch": {"queue": "control"},
     "training.tasks.reap": {"queue": "control"},

@@ -21,7 +21,7 @@ from inference.errors import ApiError
 from inference.parameters import Parameters
 from inference.provider import EngineGone
 from inference.shapes import ChatShape, Shape, TextShape, model_json
-from inference.streams import EventStream, stream
+from inference.streams import EventStream
 from training.models import Checkpoint
 
 View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
@@ -89,7 +89,7 @@ async def _complete(
     order = await database.call(completions.prepare, given)
     session = await Session.open(order, api_key=api_key)
     if given.is_stream:
-        return EventStream(stream(session, shape, includes_usage=given.includes_usage))
+        return EventStream(session, shape, includes_usage=given.includes_usage)
     try:
         answers = await session.answers()
     except EngineGone as error:

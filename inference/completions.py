@@ -89,6 +89,8 @@ class Session:
             model=order.request.model,
             checkpoint_sha256=order.checkpoint.blob_id,
         )
+        self.is_streaming = False
+        """Whether a stream closes the session in its own time."""
         self._order = order
         self._request = order.request
         self._choices = Choices(order.request, order.tokenizer, stop=order.stop)
@@ -111,6 +113,11 @@ class Session:
             await session.close()
             raise
         return session
+
+    @property
+    def is_open(self) -> bool:
+        """Whether credits are held."""
+        return self._completion is not None
 
     @property
     def num_choices(self) -> int:

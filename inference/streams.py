@@ -1,6 +1,9 @@
 """A session as server-sent events."""
 
+import asyncio
+import contextvars
 import json
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -13,15 +16,23 @@ from inference.provider import EngineGone
 from inference.shapes import Json, Shape
 
 
-class EventStream(StreamingHttpResponse):
-    """Server-sent events whose generator is closed with the response, so that a client's leaving is noticed at once.
+_closing: set[asyncio.Task[None]] = set()
+"""The event loop alone would forget them."""
 
-    Django's own iterator leaves the generator to the garbage collector.
+
+class EventStream(StreamingHttpResponse):
+    """A session as server-sent events, closed as soon as the client leaves, whenever that is.
+
+    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. And a
+    client that leaves between the view and the first event has the response dropped: nothing calls its close() then, so
+    its end as an object is what closes the session.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+    def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:
+        events = stream(session, shape, includes_usage=includes_usage)
         super().__init__(events, content_type="text/event-stream; charset=utf-8")
         self._events = events
+        weakref.finalize(self, _abandon, asyncio.get_running_loop(), session).atexit = False
         self.headers["Cache-Control"] = "no-cache"
         self.headers["X-Accel-Buffering"] = "no"
 
@@ -32,6 +43,7 @@ class EventStream(StreamingHttpResponse):
 async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> AsyncGenerator[bytes]:
     """The session's events; a piece counts as sent once the server has taken it and asks for the next one."""
     no_usage: dict[str, Any] = {"usage": None} if includes_usage else {}
+    session.is_streaming = True
     try:
         for chunk in shape.opening(session.head, session.num_choices):
             yield _event({**chunk, **no_usage})
@@ -48,6 +60,18 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
         yield _event(ApiError(500, "engine_failed", str(error), kind="server_error").body)
     finally:
         await session.close()
+
+
+def _abandon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
+    """Close a session whose stream never began; its request, and with it the thread for its queries, is gone."""
+    if session.is_open and not session.is_streaming and not loop.is_closed():
+        loop.call_soon_threadsafe(_close_soon, loop, session, context=contextvars.Context())
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
+    task = loop.create_task(session.close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 def _event(data: Json) -> bytes:

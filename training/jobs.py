@@ -21,10 +21,7 @@ SPEC_FIELDS = (
     "seed",
     *(f"shard__{name}" for name in ("num_tokens", "dtype", "blob__size_bytes")),
     *(f"round__{name}" for name in ("number", "base__blob__size_bytes")),
-    *(
-        f"round__experiment__{name}"
-        for name in ("slug", "model", "inner", "codec", "num_rounds", "max_delta_bytes")
-    ),
+    *(f"round__experiment__{name}" for name in ("slug", "model", "inner", "codec", "num_rounds", "max_delta_bytes")),
 )
 """What a job spec says of the job; columns that nobody reads cost more than the query itself."""
 
@@ -231,7 +228,8 @@ def _move(attempt: Attempt, to: Attempt.State, *, guard: dict[str, Any] | None =
 
 
 def _job_spec(attempt: Attempt) -> JobSpec:
-    job = Job.objects.select_related("shard__blob", "round__experiment", "round__base__blob").only(*SPEC_FIELDS).get(pk=attempt.job_id)
+    jobs = Job.objects.select_related("shard__blob", "round__experiment", "round__base__blob")
+    job = jobs.only(*SPEC_FIELDS).get(pk=attempt.job_id)
     round_, shard = job.round, job.shard
     experiment = round_.experiment
     return JobSpec(

@@ -55,7 +55,8 @@ def announce(*, attempt: Attempt, size_bytes: int, sha256: str) -> None:
 
     Raises: UploadTooLarge, AttemptNotYours.
     """
-    if attempt.state == Attempt.State.RUNNING and (attempt.delta_size_bytes, attempt.delta_sha256) == (size_bytes, sha256):
+    is_known = (attempt.delta_size_bytes, attempt.delta_sha256) == (size_bytes, sha256)
+    if is_known and attempt.state == Attempt.State.RUNNING:
         return
     max_bytes = Experiment.objects.values_list("max_delta_bytes", flat=True).get(rounds__jobs=attempt.job_id)
     if not 0 < size_bytes <= max_bytes:

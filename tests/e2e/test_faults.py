@@ -29,6 +29,10 @@ def events(volunteer: LocalVolunteer) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+def told(volunteer: LocalVolunteer, event: str) -> bool:
+    return any(told["event"] == event for told in events(volunteer))
+
+
 def closed_rounds(cluster: Cluster, slug: str) -> int:
     sql = """SELECT count(*) FROM training_round r JOIN training_experiment e ON e.id = r.experiment_id
              WHERE e.slug = ? AND r.state = 'closed'"""
@@ -73,7 +77,7 @@ def test_ctrl_c_once_hands_in_what_is_done_and_twice_gives_it_back(cluster: Clus
     with working(once, twice):
         wait_for(lambda: running_attempt(cluster, "once"), seconds=90, what="the first trains")
         wait_for(lambda: running_attempt(cluster, "twice"), seconds=90, what="the second trains")
-        wait_for(lambda: any(e["event"] == "step" for e in events(once)), seconds=30, what="a step")
+        wait_for(lambda: told(once, "step"), seconds=30, what="a step")
         once.worker.interrupt()
         assert once.worker.wait(20) == 0
         twice.worker.interrupt()
@@ -100,16 +104,18 @@ def test_rounds_go_on_after_redis_and_the_coordinator_were_away(cluster: Cluster
         before = closed_rounds(cluster, "outage")
         wait_for(lambda: closed_rounds(cluster, "outage") > before, seconds=60, what="a round after Redis came back")
 
-        wait_for(lambda: running_attempt(cluster, "patient"), seconds=60, what="a job under way")
+        attempt = wait_for(lambda: running_attempt(cluster, "patient"), seconds=60, what="a job under way")
         web = cluster.parts["web"]
         web.kill()
-        wait_for(
-            lambda: any(e["event"] == "coordinator_away" for e in events(volunteer)), seconds=60, what="the worker says so"
-        )
+        wait_for(lambda: told(volunteer, "coordinator_away"), seconds=60, what="the worker says so")
+        wait_for(lambda: state_of(cluster, attempt["id"]) == "lease_expired", seconds=60, what="the lease runs out")
         web.start()
         cluster.wait_until_ready()
-        before = closed_rounds(cluster, "outage")
-        wait_for(lambda: closed_rounds(cluster, "outage") > before, seconds=60, what="a round after the web came back")
+        wait_for(
+            lambda: state_of(cluster, attempt["id"]) in {"accepted", "merged"},
+            seconds=60,
+            what="the work of the outage counts",
+        )
     cluster.check_ledger()
 
 
