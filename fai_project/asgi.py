@@ -5,6 +5,8 @@ import os
 from django.core.asgi import get_asgi_application
 
 from fai_project.body_limit import limit_bodies
+from fai_project.threaded import ThreadedHandler, choose
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fai_project.settings")
-application = limit_bodies(get_asgi_application())
+pages_and_streams = get_asgi_application()
+application = limit_bodies(choose(short=ThreadedHandler(), other=pages_and_streams))

@@ -1,12 +1,13 @@
-"""Answers short requests whole in threads that are kept.
+"""Answers short requests whole, each in one of a few threads that are kept.
 
-Django's own ASGI handler starts a thread for every request and crosses between it and the event loop at each middleware.
-A view that waits for nothing but the database spends more on that than on its work: docs/experiments.md has the figures.
+Django's own ASGI handler starts a thread for every request, and crosses between it and the event loop at each middleware:
+a third of what a request of the volunteers' API costs, whose views wait for nothing but the database.
+docs/experiments.md has the figures.
 """
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 from django.core import signals
 from django.core.exceptions import RequestAborted
@@ -17,15 +18,16 @@ from django.urls import set_script_prefix
 from fai_project.body_limit import App, Message, Receive, Send
 
 MAX_THREADS = 32
-"""Made only while all others are busy: storing an upload on S3 may keep one for many seconds."""
+"""One is started only while all others are busy: an upload that goes on to S3 may keep one for many seconds."""
 
 
 class ThreadedHandler(ASGIHandler):
-    """ASGI outside; inside, middleware, view and clean-up run in one thread. Answers must not be streams."""
+    """ASGI outside; inside, a request's middleware, view and clean-up run in one thread. It serves no streams."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.load_middleware(is_async=False)
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="api")
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="request")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         try:
@@ -35,22 +37,26 @@ class ThreadedHandler(ASGIHandler):
         response = await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, scope, body)
         await self.send_response(response, send)
 
-    def _answer(self, scope: Message, body) -> HttpResponseBase:
+    def _answer(self, scope: Message, body: IO[bytes]) -> HttpResponseBase:
         set_script_prefix("/")
         signals.request_started.send(sender=type(self), scope=scope)
         request, refusal = self.create_request(scope, body)
-        response = self.get_response(request) if request else refusal
-        # Gives the database connection back.
+        response = refusal if request is None else self.get_response(request)
+        # Sends request_finished, and so gives the thread's database connection back.
         response.close()
         body.close()
         return response
 
 
-def split(*, threaded: App, other: App, is_short: Callable[[str], bool]) -> App:
-    """Requests whose path `is_short` go to `threaded`, the rest to `other`."""
+def choose(*, short: App, other: App) -> App:
+    """The volunteers' API goes to `short`, but for the files that it streams; all else goes to `other`."""
 
-    async def dispatch(scope: Message, receive: Receive, send: Send) -> None:
-        chosen = threaded if scope["type"] == "http" and is_short(scope["path"]) else other
-        await chosen(scope, receive, send)
+    async def chosen(scope: Message, receive: Receive, send: Send) -> None:
+        app = short if scope["type"] == "http" and is_short(scope["path"]) else other
+        await app(scope, receive, send)
 
-    return dispatch
+    return chosen
+
+
+def is_short(path: str) -> bool:
+    return path.startswith("/api/v1/") and not path.startswith("/api/v1/blobs/")

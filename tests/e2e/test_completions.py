@@ -209,13 +209,13 @@ def test_every_answer_carries_its_id_and_time(client: openai.OpenAI) -> None:
 
 def test_a_dropped_stream_is_billed_for_what_was_sent(service: CompletionService, client: openai.OpenAI) -> None:
     before = service.balance()
-    stream = client.chat.completions.create(**QUESTION, max_tokens=1_000, stream=True)
-    for _ in range(6):
+    stream = client.chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True)
+    for _ in range(16 + 5):
         next(stream)
     stream.close()
     bill = service.wait_for_bill()
     assert bill.state == "disconnected"
-    assert 5 <= bill.completion_tokens < 900
+    assert 5 <= bill.completion_tokens < 15_000
     assert bill.credits_paid == PRICE * (bill.prompt_tokens + bill.completion_tokens)
     assert service.balance() == Balance(balance=before.balance - bill.credits_paid, held=0)
 
@@ -226,7 +226,7 @@ def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionServi
         httpx.post(
             f"{service.base_url}/completions",
             headers={"Authorization": f"Bearer {service.keys['rich']}"},
-            json={"model": MODEL, "prompt": "x", "max_tokens": 1_000, "n": 4, "temperature": 0},
+            json={"model": MODEL, "prompt": "x", "max_tokens": 1_000, "n": 16, "temperature": 0},
             timeout=0.4,
         )
     deadline = time.monotonic() + 15
@@ -268,7 +268,7 @@ def test_a_published_checkpoint_is_served_without_a_restart(service: CompletionS
 
 def test_a_killed_engine_ends_its_streams_with_an_error_and_no_bill(service: CompletionService) -> None:
     before = service.balance()
-    stream = service.client().chat.completions.create(**QUESTION, max_tokens=1_000, stream=True)
+    stream = service.client().chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True)
     next(stream)
     service.engine.kill()
     with pytest.raises(openai.APIError) as caught:
@@ -294,12 +294,12 @@ def test_a_stopped_engine_finishes_what_it_has_begun(service: CompletionService,
 
 def test_a_stream_survives_a_restart_of_redis(service: CompletionService, client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        **QUESTION, max_tokens=900, stream=True, stream_options={"include_usage": True}
+        **QUESTION, max_tokens=900, n=4, stream=True, stream_options={"include_usage": True}
     )
     next(stream)
     service.redis.stop()
     service.redis.start()
     *_, last = stream
     assert last.usage is not None
-    assert last.usage.completion_tokens == 900
+    assert last.usage.completion_tokens == 4 * 900
     assert service.wait_for_bill().state == "done"

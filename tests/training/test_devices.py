@@ -148,7 +148,7 @@ def test_a_device_that_rests_after_faults_is_told_so(now: datetime) -> None:
     assert beat(device, now).reason == Reason.TOO_MANY_FAULTS
 
 
-@pytest.mark.parametrize("state", set(DeviceState) - {DeviceState.IDLE})
+@pytest.mark.parametrize("state", sorted(set(DeviceState) - {DeviceState.IDLE}))
 def test_a_device_that_is_busy_needs_no_reason(state: DeviceState, device: Device, now: datetime) -> None:
     assert beat(device, now, state=state).reason is None
 

@@ -152,13 +152,13 @@ def test_a_device_rests_after_three_faults_of_its_own(
     assert (device.pk in offered(now)) is is_offered
 
 
-@pytest.mark.parametrize("state", set(Experiment.State) - {Experiment.State.RUNNING})
+@pytest.mark.parametrize("state", sorted(set(Experiment.State) - {Experiment.State.RUNNING}))
 def test_an_experiment_that_does_not_run_offers_nothing(state: str, now: datetime) -> None:
     enroll(make_open_round(state=state))
     assert offered(now) == {}
 
 
-@pytest.mark.parametrize("state", set(Round.State) - {Round.State.OPEN})
+@pytest.mark.parametrize("state", sorted(set(Round.State) - {Round.State.OPEN}))
 def test_a_round_that_is_not_open_offers_nothing(state: str, now: datetime) -> None:
     round_ = make_open_round()
     enroll(round_)

@@ -1,0 +1,83 @@
+"""Measures what docs/experiments.md states, one benchmark after the other, each in a process of its own.
+
+python -m benchmarks [--write] [NAME ...]
+
+A figure that misses its goal is said, and is no failure; a benchmark that does not end by itself is one.
+"""
+
+import argparse
+import importlib.metadata
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ml import hardware
+
+NAMES = ("demo_learning", "merging", "job_cycles", "cached_generation")
+RECORD = Path(__file__).resolve().parent.parent / "docs" / "experiments.md"
+
+
+class BenchmarkFailed(Exception):
+    """A benchmark crashed; what it wrote to standard error is on the terminal."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without any")
+    parser.add_argument("--write", action="store_true", help="replace the tables in docs/experiments.md")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    failed = []
+    for name in options.names or NAMES:
+        print(f"== {name} ==", flush=True)
+        try:
+            output = run(name)
+        except BenchmarkFailed as problem:
+            print(problem, file=sys.stderr)
+            failed.append(name)
+        else:
+            if options.write:
+                write(name, output)
+    return 1 if failed else 0
+
+
+def run(name: str) -> str:
+    """What a benchmark prints, shown while it comes.
+
+    Raises: BenchmarkFailed.
+    """
+    lines = []
+    with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        raise BenchmarkFailed(f"{name} ended with exit code {process.returncode}")
+    return "".join(lines)
+
+
+def write(name: str, output: str) -> None:
+    """Put a benchmark's tables, and where they were measured, between its marks in the record."""
+    begin, end = f"<!-- measured: {name} -->\n", "<!-- end -->"
+    pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
+    text, num_places = pattern.subn(
+        lambda marks: f"{marks[1]}\n{output.strip()}\n\n{place()}\n\n{marks[2]}", RECORD.read_text("utf-8")
+    )
+    if num_places != 1:
+        raise BenchmarkFailed(f"{RECORD.name} has {num_places} places for {name}, not one: {begin.strip()} {end}")
+    RECORD.write_text(text, encoding="utf-8")
+
+
+def place() -> str:
+    """Date, machine and torch of a measurement."""
+    machine = hardware.detect()
+    torch = importlib.metadata.version("torch")
+    return f"*{datetime.now(UTC):%Y-%m-%d}, {machine.cores} cores, {machine.name}, torch {torch}*"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
