@@ -50,7 +50,7 @@ EXPERIMENT: dict[str, Any] = {
     "round_min_tokens": 1_024,
     "round_seconds": 120,
     "job_seconds": 60,
-    "escrow_seconds": 30,
+    "escrow_seconds": 60,
 }
 """The demo's experiment, small enough for two cores."""
 

@@ -157,14 +157,19 @@ def _people_table(people: list[dict[str, Any]]) -> RenderableType:
 
 def _loss_bar(loss: float, untrained: float) -> Text:
     width = max(0, round(LOSS_BAR_WIDTH * loss / untrained))
-    return Text.assemble(f"{loss:.3f} ", ("█" * width, "green"), f" {100 * (loss / untrained - 1):+.0f}%")
+    change = f" {100 * (loss / untrained - 1):+.0f}%" if loss != untrained else ""
+    return Text.assemble(f"{loss:.3f} ", ("█" * width, "green"), change)
 
 
 def _tokens(round_: "Round") -> tuple[int, int]:
-    """Accepted and target tokens of a round."""
-    from training import rounds  # noqa: PLC0415 - Django is set up by now, not before
+    """Tokens that were trained so far, those under way included, and the round's target."""
+    from django.db.models import Sum  # noqa: PLC0415 - Django is set up by now, not before
+
+    from training import rounds  # noqa: PLC0415
+    from training.models import Attempt  # noqa: PLC0415
 
     if round_.state in (round_.State.CLOSED, round_.State.EVALUATING, round_.State.MERGING):
         merged = round_.merged_attempts.values_list("verified_tokens", flat=True)
         return sum(tokens or 0 for tokens in merged), round_.target_tokens
-    return rounds.allocation(round_).accepted_tokens, round_.target_tokens
+    live = Attempt.objects.live().filter(job__round=round_).aggregate(tokens=Sum("progress_tokens"))
+    return rounds.allocation(round_).accepted_tokens + (live["tokens"] or 0), round_.target_tokens

@@ -72,7 +72,7 @@ def install() -> None:
 
 
 def make_environment() -> None:
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], cwd=ROOT, check=False)
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], cwd=ROOT, check=False)
     if made.returncode:
         raise SetupFailed("Python's venv module is missing: on Debian and Ubuntu, `apt install python3-venv`.")
 
@@ -123,7 +123,7 @@ def offer_browser() -> None:
 
 def pip(*arguments: str, quiet: bool = False) -> int:
     """Run pip in the environment; its exit code."""
-    command = [str(PYTHON), "-m", "pip", arguments[0], "--quiet", "--disable-pip-version-check", *arguments[1:]]
+    command = [str(PYTHON), "-m", "pip", arguments[0], "-qq", "--disable-pip-version-check", *arguments[1:]]
     stderr = subprocess.DEVNULL if quiet else None
     return subprocess.run(command, cwd=ROOT, stderr=stderr, check=False).returncode
 
