@@ -21,8 +21,8 @@ import httpx
 from fai_project.demo_screen import DemoScreen
 from fai_project.local import LocalCoordinator, LocalVolunteer, NotReady
 from fai_project.processes import ProcessDied
-from fai_project.redis_server import RedisFailed, RedisMissing
-from ml.config import PRESETS, ConfigInvalid
+from fai_project.redis_server import RedisFailed, RedisMissing, find_executable
+from ml.config import PRESETS
 from ml.corpus import CorpusInvalid, read_documents
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,13 +62,19 @@ class DemoFailed(Exception):
 def main(argv: list[str] | None = None) -> int:
     arguments = read_arguments(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    folder = Path(tempfile.mkdtemp(prefix="demo-", dir=_state_dir()))
     try:
         read_documents(arguments.corpus)
-        run(folder, arguments)
-    except (CorpusInvalid, ConfigInvalid, RedisMissing) as problem:
+        find_executable()
+    except (CorpusInvalid, RedisMissing) as problem:
         print(f"demo: {problem}", file=sys.stderr)
         return 2
+    return run_in(Path(tempfile.mkdtemp(prefix="demo-", dir=_state_dir())), arguments)
+
+
+def run_in(folder: Path, arguments: argparse.Namespace) -> int:
+    """Run the demo with its state in `folder`, which is removed unless its logs are wanted; an exit code."""
+    try:
+        run(folder, arguments)
     except (DemoFailed, ProcessDied, NotReady, RedisFailed) as problem:
         print(f"demo: {problem}\ndemo: the logs are in {folder}", file=sys.stderr)
         return 1

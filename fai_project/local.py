@@ -79,8 +79,8 @@ class LocalCoordinator:
             self.stop()
             raise
 
-    def start_web(self) -> None:
-        """Start Redis and the web process on a migrated database, and nothing else; it may not answer yet.
+    def start_web(self, *, num_workers: int = 1) -> None:
+        """Start Redis and the web processes on a migrated database, and nothing else; they may not answer yet.
 
         Raises: redis_server.RedisMissing, RedisFailed; processes.ProcessDied.
         """
@@ -89,7 +89,7 @@ class LocalCoordinator:
         self.run_manage("migrate", "--verbosity", "0")
         self._spawn(
             "web", "-m", "uvicorn", "fai_project.asgi:application",
-            "--port", str(self.port), "--log-level", "warning",
+            "--port", str(self.port), "--workers", str(num_workers), "--log-level", "warning", "--no-access-log",
         )  # fmt: skip
 
     def stop(self) -> None:

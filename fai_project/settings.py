@@ -103,8 +103,14 @@ def _database(url: str) -> dict[str, Any]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     else:
-        # Under ASGI each request runs in a thread of its own, so a connection outlives it only in a pool.
-        database["OPTIONS"] = {**database.get("OPTIONS", {}), "pool": True}
+        database["OPTIONS"] = {
+            **database.get("OPTIONS", {}),
+            # Under ASGI a request may run in a thread of its own, so a connection outlives it only in a pool.
+            "pool": {"min_size": 2, "max_size": 16},
+            # PostgreSQL plans a statement once per connection, and not at each of a request's five.
+            "server_side_binding": True,
+            "prepare_threshold": 5,
+        }
     return database
 
 

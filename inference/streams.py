@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import json
-import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -15,23 +14,27 @@ from inference.errors import ApiError
 from inference.provider import EngineGone
 from inference.shapes import Json, Shape
 
+START_SECONDS = 5.0
+"""A stream that has not begun by then has lost its client."""
 _closing: set[asyncio.Task[None]] = set()
 """The event loop alone would forget them."""
 
 
 class EventStream(StreamingHttpResponse):
-    """A session as server-sent events, closed as soon as the client leaves, whenever that is.
+    """A session as server-sent events, closed soon after the client leaves, whenever that is.
 
-    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. A
-    client that leaves before the first event has the response dropped, and nothing calls its close(): there the end of
-    the object closes the session.
+    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. Where
+    a client leaves between the view and the first event, Django drops the response and closes nothing: there a timer
+    closes the session.
     """
 
     def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:
-        events = stream(session, shape, includes_usage=includes_usage)
-        super().__init__(events, content_type="text/event-stream; charset=utf-8")
-        self._events = events
-        weakref.finalize(self, _abandon, asyncio.get_running_loop(), session).atexit = False
+        self._events = stream(session, shape, includes_usage=includes_usage)
+        super().__init__(self._events, content_type="text/event-stream; charset=utf-8")
+        # A context of its own: the request's may be over by then, and its thread for queries with it.
+        asyncio.get_running_loop().call_later(
+            START_SECONDS, _close_unless_begun, session, context=contextvars.Context()
+        )
         self.headers["Cache-Control"] = "no-cache"
         self.headers["X-Accel-Buffering"] = "no"
 
@@ -44,12 +47,16 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
     no_usage: dict[str, Any] = {"usage": None} if includes_usage else {}
     session.is_streaming = True
     try:
+        if not session.is_open:
+            raise EngineGone("The server was too busy to begin this stream.")
         for chunk in shape.opening(session.head, session.num_choices):
             yield _event({**chunk, **no_usage})
         async with aclosing(session.pieces()) as pieces:
             async for piece in pieces:
                 yield _event({**shape.chunk(session.head, piece), **no_usage})
                 session.note_sent(piece)
+                # Pieces that wait already come without a pause, in which the loop would notice that the client has left.
+                await asyncio.sleep(0)
         # The bill is settled before the client sees the end, which may then look at its balance.
         await session.close()
         if includes_usage:
@@ -61,16 +68,11 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
         await session.close()
 
 
-def _abandon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
-    """Close a session whose stream never began; its request, and with it the thread for its queries, is gone."""
-    if session.is_open and not session.is_streaming and not loop.is_closed():
-        loop.call_soon_threadsafe(_close_soon, loop, session, context=contextvars.Context())
-
-
-def _close_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
-    task = loop.create_task(session.close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+def _close_unless_begun(session: Session) -> None:
+    if session.is_open and not session.is_streaming:
+        task = asyncio.ensure_future(session.close())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 def _event(data: Json) -> bytes:

@@ -27,9 +27,10 @@ def dtype_for(vocab_size: int) -> str:
 
 
 def split_documents(documents: Sequence[str], *, validation_share: float) -> tuple[list[str], list[str]]:
-    """Training and validation documents, chosen by their content: neither order nor place matters.
+    """Training and validation documents, chosen and shuffled by their content: neither order nor place matters.
 
-    Equal documents fall on the same side, so nothing is validated on what was trained.
+    Equal documents fall on the same side, so nothing is validated on what was trained. The shuffle spreads every source
+    over all shards: a round that draws on a few of them would else learn a few sources and forget the others.
 
     Raises: CorpusInvalid where there are fewer than two different documents.
     """
@@ -39,8 +40,9 @@ def split_documents(documents: Sequence[str], *, validation_share: float) -> tup
         raise CorpusInvalid("The corpus needs two different documents, one to train and one to validate: add files.")
     num_validation = min(max(1, round(len(distinct) * validation_share)), len(distinct) - 1)
     last = distinct[num_validation - 1]
-    training = [document for document, rank in zip(documents, ranks, strict=True) if rank > last]
-    validation = [document for document, rank in zip(documents, ranks, strict=True) if rank <= last]
+    shuffled = sorted(zip(ranks, documents, strict=True))
+    training = [document for rank, document in shuffled if rank > last]
+    validation = [document for rank, document in shuffled if rank <= last]
     return training, validation
 
 

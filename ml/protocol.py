@@ -191,7 +191,7 @@ class Directives:
     """Answer to a heartbeat."""
 
     experiment: str | None
-    """Slug to measure and to work on; null where none runs."""
+    """Slug to measure and to work on; null where none runs, and to a device at work."""
     offer_pending: bool
     """An offer waits in the device's queue; unclaimed for 60 s means that the consumer is deaf."""
     cancel_attempt: bool

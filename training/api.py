@@ -74,8 +74,8 @@ class ClaimView(VolunteerView):
     def post(self, request: Request, attempt_id: int) -> Response:
         body = schemas.ClaimSchema(data=request.data)
         body.is_valid(raise_exception=True)
-        attempt = self.attempt(request, attempt_id)
         try:
+            attempt = jobs.find_with_job(attempt_id=attempt_id, contributor=caller(request))
             spec = jobs.claim(attempt=attempt, nonce=body.validated_data["nonce"], now=timezone.now())
         except jobs.AttemptNotFound as error:
             raise Http404(str(error)) from error

@@ -4,8 +4,7 @@ import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import QuerySet
 
 from contributors import ledger
 from contributors.models import Contributor, Device
@@ -21,6 +20,7 @@ WAITING: dict[str, Reason] = {
     State.FINISHED: Reason.EXPERIMENT_FINISHED,
 }
 """Why an experiment that is not running has no work."""
+PENDING_STATES = (Attempt.State.RUNNING, Attempt.State.SUBMITTED, Attempt.State.VALIDATING)
 RING_AGAIN = timedelta(seconds=15)
 """An idle device with an offer so old has not heard the doorbell; its next heartbeat rings again."""
 
@@ -61,13 +61,14 @@ def beat(*, device: Device, heartbeat: Heartbeat, now: datetime) -> Directives:
             progress_loss=heartbeat.progress_loss,
             now=now,
         )
-    experiment = wanted_experiment(heartbeat.experiment)
-    # A device at work enrolled before; it says again what it wants once it is idle.
-    if experiment is not None and (heartbeat.attempt_id is None or lost is not None):
+    # One attempt at a time: a device at work has no offer, and says again what it wants once it is idle.
+    is_at_work = heartbeat.attempt_id is not None and lost is None
+    experiment = None if is_at_work else wanted_experiment(heartbeat.experiment)
+    offer = None if is_at_work else waiting_offer(device, now=now)
+    if experiment is not None:
         enroll(device=device, experiment=experiment, tokens_per_second=heartbeat.tokens_per_second, now=now)
-    offer = Attempt.objects.claimable(now).filter(device=device).only("nonce", "offered_at", "state").first()
     reason = lost
-    if reason is None and heartbeat.state == DeviceState.IDLE:
+    if heartbeat.attempt_id is None and heartbeat.state == DeviceState.IDLE:
         reason = Reason.OFFER_PENDING if offer else idle_reason(device, experiment, now=now)
     Device.objects.filter(pk=device.pk).update(last_seen_at=now, state=heartbeat.state, idle_reason=reason or "")
     if offer and heartbeat.state == DeviceState.LEAVING:
@@ -92,6 +93,12 @@ def wanted_experiment(slug: str | None) -> Experiment | None:
     if slug is not None:
         return experiments.filter(slug=slug).first()
     return experiments.filter(state=State.RUNNING).order_by("-started_at", "-pk").first()
+
+
+def waiting_offer(device: Device, *, now: datetime) -> Attempt | None:
+    """What the device was offered and has not claimed."""
+    offers = Attempt.objects.claimable(now).filter(device=device)
+    return offers.only("nonce", "offered_at", "state", "reason").first()
 
 
 def enroll(*, device: Device, experiment: Experiment, tokens_per_second: float | None, now: datetime) -> None:
@@ -122,10 +129,11 @@ def idle_reason(device: Device, experiment: Experiment | None, *, now: datetime)
 
 def standing(contributor: Contributor) -> Standing:
     """Credits, and what is quoted on attempts under way or being validated."""
-    pending = Attempt.objects.filter(device__contributor=contributor).live().exclude(state=Attempt.State.OFFERED)
+    under_way = Attempt.objects.filter(device__contributor=contributor, state__in=PENDING_STATES)
     return Standing(
         balance=ledger.balance(contributor),
-        pending_credits=pending.aggregate(credits=Coalesce(Sum("quoted_credits"), 0))["credits"],
+        # A contributor has few of them, and grouping in the database takes longer to put into words than to do.
+        pending_credits=sum(under_way.values_list("quoted_credits", flat=True)),
     )
 
 
