@@ -1,5 +1,7 @@
 """Child processes that end with us: stopped in order when we stop, by a watchdog should we be killed."""
 
+import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -88,6 +90,12 @@ class Process:
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
 
+    def _end_orphans(self) -> None:
+        """Kill what the child has left behind in its session, such as the beat of a killed control plane."""
+        assert self._child is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+
     def _wait(self) -> int | None:
         if self._child is None:
             return None
@@ -96,6 +104,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             code = self._child.wait()
+        self._end_orphans()
         if self._watchdog is not None:
             self._watchdog.kill()
             self._watchdog.wait()
