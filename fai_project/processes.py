@@ -9,7 +9,7 @@ from pathlib import Path
 
 STOP_SECONDS = 15
 # The pipe on its standard input closes when this process dies, however it dies; $1 is the child's process group.
-_WATCHDOG = 'read -r _; kill -TERM -- "-$1" 2>/dev/null'
+_WATCHDOG = 'read -r _; kill -TERM "-$1" 2>/dev/null'
 
 
 class ProcessDied(RuntimeError):
