@@ -4,6 +4,7 @@ python -m benchmarks.demo_learning [--corpus DIR] [--seed 0]
 """
 
 import argparse
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def main() -> None:
     hardware.limit_threads(1)
     with tempfile.TemporaryDirectory(prefix="fai-learning-") as folder:
         losses = learn(prepare(options.corpus, Path(folder)), Path(folder), seed=options.seed)
-    rises = sum(after >= before for before, after in zip(losses, losses[1:], strict=False))
+    rises = sum(after >= before for before, after in itertools.pairwise(losses))
     fall = 1 - losses[-1] / losses[0]
     print_goals(
         Goal(
@@ -140,9 +141,7 @@ def train(text: Corpus, base_path: Path, folder: Path, number: int, device: int,
 
 def validation_loss(path: Path, held_out: data.Tokens) -> float:
     model = checkpoint.load_model(path).to(hardware.detect().device)
-    return evaluation.validation_loss(
-        model, held_out, block_size=MODEL.block_size, max_tokens=MAX_VALIDATION_TOKENS
-    )
+    return evaluation.validation_loss(model, held_out, block_size=MODEL.block_size, max_tokens=MAX_VALIDATION_TOKENS)
 
 
 if __name__ == "__main__":

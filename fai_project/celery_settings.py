@@ -24,6 +24,7 @@ task_routes = {
     "training.tasks.dispatch": {"queue": "control"},
     "training.tasks.reap": {"queue": "control"},
     "training.tasks.sweep": {"queue": "data"},
+    "inference.tasks.reap": {"queue": "control"},
     "training.tasks.prepare": {"queue": "data"},
     "training.tasks.validate": {"queue": "data"},
     "training.tasks.merge": {"queue": "merge"},
@@ -39,4 +40,7 @@ beat_schedule = {
         "options": {"expires": settings.TICK_SECONDS},
     }
     for name in ("dispatch", "reap")
-} | {"sweep": {"task": "training.tasks.sweep", "schedule": 3_600.0, "options": {"expires": 3_600.0}}}
+} | {
+    "sweep": {"task": "training.tasks.sweep", "schedule": 3_600.0, "options": {"expires": 3_600.0}},
+    "reap completions": {"task": "inference.tasks.reap", "schedule": 30.0, "options": {"expires": 30.0}},
+}

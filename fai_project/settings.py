@@ -173,6 +173,16 @@ OFFER_SECONDS = int(os.environ.get("FAI_OFFER_SECONDS", "90"))
 HEARTBEAT_SECONDS = int(os.environ.get("FAI_HEARTBEAT_SECONDS", "30"))
 LEASE_SECONDS = int(os.environ.get("FAI_LEASE_SECONDS", "150"))
 
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    # Its own handlers write to the console only while DEBUG is on.
+    "loggers": {"django": {"handlers": ["console"], "level": "INFO", "propagate": False}},
+}
+
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["contributors.parsers.BoundedJSONParser"],

@@ -10,6 +10,9 @@ import training.urls
 from fai_project.health import health
 from training import pages
 
+handler404 = "fai_project.failures.not_found"
+handler500 = "fai_project.failures.server_error"
+
 urlpatterns = [
     path("health", health, name="health"),
     path("api/v1/", include((contributors.urls.urlpatterns + training.urls.urlpatterns, "api"))),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from contributors import ledger
 from contributors.models import ApiKey
-from inference import billing, catalogue, database, errors, prompts, provider
+from inference import billing, cancellation, catalogue, database, errors, prompts, provider
 from inference.choices import Choices, Piece
 from inference.models import Completion
 from inference.parameters import Parameters
@@ -174,12 +174,12 @@ class Session:
         """Settle the bill and stop the engine where it still works on the request; nothing to do a second time."""
         completion, self._completion = self._completion, None
         if completion is not None:
-            await database.complete(self._settle(completion))
+            await cancellation.complete(self._settle(completion))
 
     async def _start(self, api_key: ApiKey) -> None:
         try:
             await provider.require_engine(self._request.model)
-            await database.complete(self._hold(api_key))
+            await cancellation.complete(self._hold(api_key))
             await provider.submit(self._request)
             started = await anext(self._events)
         except ledger.InsufficientCredits as error:

@@ -1,8 +1,7 @@
 """Database calls from asynchronous code."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
@@ -24,16 +23,3 @@ async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
             close_old_connections()
 
     return await sync_to_async(run)()
-
-
-async def complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What `coroutine` returns, run to its end even where the client leaves meanwhile; only then is that raised.
-
-    Raises: asyncio.CancelledError.
-    """
-    task = asyncio.ensure_future(coroutine)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

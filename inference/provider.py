@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from inference import wire
+from inference import cancellation, wire
 from inference.billing import REQUEST_DURATION
 from inference.wire import Event, Failed, GenerationRequest, Started
 
@@ -131,6 +131,7 @@ async def events(request: GenerationRequest) -> AsyncGenerator[Event]:
     last_id = "0"
     key = wire.stream_key(request.request_id)
     while True:
+        cancellation.check()
         watch.check_deadline()
         try:
             reply: Any = await client().xread({key: last_id}, block=POLL_MS)

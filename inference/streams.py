@@ -9,6 +9,7 @@ from typing import Any
 
 from django.http import StreamingHttpResponse
 
+from inference import cancellation
 from inference.completions import Session
 from inference.errors import ApiError
 from inference.provider import EngineGone
@@ -23,9 +24,9 @@ _closing: set[asyncio.Task[None]] = set()
 class EventStream(StreamingHttpResponse):
     """A session as server-sent events, closed soon after the client leaves, whenever that is.
 
-    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself. Where
-    a client leaves between the view and the first event, Django drops the response and closes nothing: there a timer
-    closes the session.
+    Django's own iterator leaves the generator to the garbage collector; `__aiter__` hands out the generator itself.
+    Where a client leaves between the view and the first event, Django drops the response and closes nothing: there a
+    timer closes the session.
     """
 
     def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:
@@ -46,16 +47,18 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
     """The session's events; a piece counts as sent once the server has taken it and asks for the next one."""
     no_usage: dict[str, Any] = {"usage": None} if includes_usage else {}
     session.is_streaming = True
+    if not session.is_open:
+        yield _error("The server was too busy to begin this stream.")
+        return
     try:
-        if not session.is_open:
-            raise EngineGone("The server was too busy to begin this stream.")
+        cancellation.check()
         for chunk in shape.opening(session.head, session.num_choices):
             yield _event({**chunk, **no_usage})
         async with aclosing(session.pieces()) as pieces:
             async for piece in pieces:
                 yield _event({**shape.chunk(session.head, piece), **no_usage})
                 session.note_sent(piece)
-                # Pieces that wait already come without a pause, in which the loop would notice that the client has left.
+                # Pieces that wait already come without a pause, in which the client's leaving could be noticed.
                 await asyncio.sleep(0)
         # The bill is settled before the client sees the end, which may then look at its balance.
         await session.close()
@@ -63,7 +66,7 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
             yield _event(shape.closing(session.head, session.usage))
         yield b"data: [DONE]\n\n"
     except EngineGone as error:
-        yield _event(ApiError(500, "engine_failed", str(error), kind="server_error").body)
+        yield _error(str(error))
     finally:
         await session.close()
 
@@ -73,6 +76,10 @@ def _close_unless_begun(session: Session) -> None:
         task = asyncio.ensure_future(session.close())
         _closing.add(task)
         task.add_done_callback(_closing.discard)
+
+
+def _error(message: str) -> bytes:
+    return _event(ApiError(500, "engine_failed", message, kind="server_error").body)
 
 
 def _event(data: Json) -> bytes:

@@ -1,0 +1,30 @@
+"""Clients that leave: Django cancels the task of their request, once, and waits for it to end."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def complete(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What `coroutine` returns, run to its end even where the client leaves meanwhile; only then is that raised.
+
+    Raises: asyncio.CancelledError.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def check() -> None:
+    """Notice a cancellation that a library swallowed: asyncio.wait_for may before Python 3.12, and redis-py uses it.
+
+    Raises: asyncio.CancelledError.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
