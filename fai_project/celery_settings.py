@@ -7,6 +7,9 @@ broker_url = settings.REDIS_URL
 broker_connection_max_retries = None
 broker_connection_retry_on_startup = True
 broker_transport_options = {
+    # Restoring what was not acknowledged made a worker exit when Redis went away; the reaper restores from the database.
+    "ack_emulation": False,
+    "priority_steps": [0],
     "socket_connect_timeout": 10,
     "socket_timeout": 15,
     "socket_keepalive": True,
@@ -31,6 +34,7 @@ task_routes = {
     "training.tasks.evaluate": {"queue": "evaluate"},
 }
 worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = False
 worker_send_task_events = False
 beat_schedule = {
     name: {

@@ -101,6 +101,7 @@ def test_rounds_go_on_after_redis_and_the_coordinator_were_away(cluster: Cluster
         cluster.redis.stop()
         wait_for(lambda: not running_attempt(cluster, "patient"), seconds=60, what="the job under way ends")
         cluster.redis.start()
+        cluster.check()
         before = closed_rounds(cluster, "outage")
         wait_for(lambda: closed_rounds(cluster, "outage") > before, seconds=60, what="a round after Redis came back")
 
