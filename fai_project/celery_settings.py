@@ -7,7 +7,7 @@ broker_url = settings.REDIS_URL
 broker_connection_max_retries = None
 broker_connection_retry_on_startup = True
 broker_transport_options = {
-    # Restoring what was not acknowledged made a worker exit when Redis went away; the reaper restores from the database.
+    # Restoring unacknowledged messages made a worker exit when Redis went away; the reaper restores from the database.
     "ack_emulation": False,
     "priority_steps": [0],
     "socket_connect_timeout": 10,
