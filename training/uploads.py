@@ -149,10 +149,12 @@ def _sweep_deltas(*, now: datetime) -> int:
 def _locked(path: Path) -> Iterator[FileIO]:
     """The staging file, this request's alone: a device that lost an answer may send the same piece twice at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unbuffered: what does not fit on the disk fails in write, not once more in close.
-    with path.open("ab", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+    # The lock is a file of its own: the staging file is moved away once it is whole, and a lock on it with it.
+    with path.with_suffix(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Unbuffered: what does not fit on the disk fails in write, not once more in close.
+        with path.open("ab", buffering=0) as file:
+            yield file
 
 
 @contextmanager
