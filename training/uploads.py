@@ -109,7 +109,9 @@ def append(*, attempt: Attempt, offset: int, piece: bytes, now: datetime) -> int
 
 def discard(attempt: Attempt) -> None:
     """Remove what was received of an attempt's announced delta and not stored."""
-    _staging_path(attempt).unlink(missing_ok=True)
+    path = _staging_path(attempt)
+    path.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def sweep(*, now: datetime) -> int:
