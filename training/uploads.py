@@ -183,11 +183,8 @@ def _store(attempt: Attempt, path: Path, *, now: datetime) -> None:
             raise UploadCorrupt("the received bytes do not have the announced sha256; upload again from byte 0")
         blob = blobs.put(path=path, kind=Blob.Kind.DELTA, sha256=sha256, now=now)
     except FileNotFoundError:
-        # Another request has stored the same bytes, or has announced other ones, while this one waited for its lock.
-        attempt.refresh_from_db(fields=["delta"])
-        if attempt.delta_id is None:
-            raise OffsetMismatch(0) from None
-        return
+        # Another request has announced other bytes and discarded these.
+        raise OffsetMismatch(0) from None
     path.unlink(missing_ok=True)
     announced = Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.RUNNING, delta_sha256=sha256)
     if not announced.update(delta=blob):

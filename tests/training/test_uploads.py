@@ -181,21 +181,23 @@ def test_a_piece_that_comes_twice_at_once_is_stored_once(attempt: Attempt, now: 
     assert reload(attempt).delta_id == SHA256
 
 
-def test_a_request_that_waited_while_another_stored_the_same_is_content(
+def test_bytes_that_another_announcement_discarded_begin_anew(
     attempt: Attempt, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announce(attempt)
     copy = reload(attempt)
 
-    def store_first(path: Path) -> str:
+    def announce_others_first(path: Path) -> str:
         monkeypatch.undo()
-        path.unlink()
-        append(copy, 0, 1_024, now)
+        announce(copy, data=b"others")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(uploads, "sha256_file", store_first)
-    assert append(attempt, 0, 1_024, now) == 1_024
-    assert attempt.delta_id == SHA256
+    monkeypatch.setattr(uploads, "sha256_file", announce_others_first)
+    with pytest.raises(uploads.OffsetMismatch) as mismatch:
+        append(attempt, 0, 1_024, now)
+    assert mismatch.value.offset == 0
+    assert staged(attempt) == []
+    assert reload(attempt).delta is None
 
 
 def test_a_full_disk_is_said_and_the_upload_goes_on_afterwards(attempt: Attempt, now: datetime) -> None:
