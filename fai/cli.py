@@ -1,4 +1,4 @@
-"""The command line: fai join, worker, status, key."""
+"""The command line: fai join, worker, status, key; and a learner's commands, each a module of fai.learner."""
 
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ from fai.config import LANGUAGES, Options, WorkerConfig, credentials_of, preferr
 from fai.contact import PatientContact
 from fai.credentials import FILE_NAME, Credentials, save_credentials
 from fai.joining import join
+from fai.learner.command import COMMANDS, run_command
 from fai.messages import sentence
 from fai.stop import Stop, print_stop
 
@@ -22,7 +23,10 @@ PATIENCE_SECONDS = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
+    arguments = _parser().parse_args(words)
     chosen = {name: value for name, value in vars(arguments).items() if name.isupper()}
     language = chosen.get("LANG") or preferred_language()
     try:
@@ -119,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     joining.add_argument("--name", dest="NAME", help="your nickname")
     joining.add_argument("--experiment", dest="EXPERIMENT", metavar="SLUG", help="default: whichever runs")
 
-    parser = argparse.ArgumentParser(prog="fai", description="Train a GPT together; spend what it earns you.")
+    parser = argparse.ArgumentParser(
+        prog="fai",
+        description="Train a GPT together and spend what it earns you; or make one on your own, stage by stage.",
+    )
     parser.add_argument("--version", action="version", version=f"fai {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -137,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=run_status)
     key = commands.add_parser("key", parents=[shared], help="make an API key for completions")
     key.set_defaults(command=run_key)
+    for name, what in COMMANDS.items():
+        commands.add_parser(name, help=what, add_help=False)
     return parser
 
 

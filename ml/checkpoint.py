@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ml.bad_input import BadInput
 from ml.config import ConfigInvalid, ModelConfig
 from ml.files import replacing
 from ml.model import GPT
@@ -15,8 +16,10 @@ CONFIG_KEY = "model_config"
 """Metadata key; its value is the ModelConfig as JSON."""
 
 
-class CheckpointInvalid(ValueError):
+class CheckpointInvalid(BadInput):
     """A file that holds no model of this project."""
+
+    page = "checkpoint"
 
 
 def metadata_for(config: ModelConfig) -> dict[str, str]:

@@ -1,14 +1,22 @@
 """What a model and its training are made of, as plain data: no torch, so that the web process may read it."""
 
 import dataclasses
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
+from ml.bad_input import BadInput
+
 CODECS = ("dense", "int8")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "wsd")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-class ConfigInvalid(ValueError):
+class ConfigInvalid(BadInput):
     """A configuration that cannot be trained; the message names the field and what it allows."""
+
+    page = "configuration"
 
 
 class _Config:
@@ -22,7 +30,11 @@ class _Config:
         known = {field.name for field in dataclasses.fields(cast(Any, cls))}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ConfigInvalid(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+            fields = ", ".join(sorted(known))
+            raise ConfigInvalid(
+                f"{cls.__name__} has no field {unknown[0]!r}: did you mean {nearest!r}? It has {fields}."
+            )
         try:
             return cls(**values)
         except TypeError as error:
@@ -35,6 +47,10 @@ class _Config:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigInvalid(message)
+
+
+def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +121,17 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InnerConfig(_Config):
-    """A device's optimizer: AdamW, warm-up inside each job, cosine over the whole experiment."""
+    """A device's optimizer: warm-up inside each job, then a schedule over the whole experiment."""
 
+    optimizer: str = "adamw"
+    """adamw, or muon for the layers' matrices with AdamW for the embedding and the norms."""
+    schedule: str = "cosine"
+    """cosine; or wsd: constant, then straight down over the last decay_share."""
     learning_rate: float = 1e-3
     min_learning_rate_ratio: float = 0.1
-    """Where the cosine ends, as a share of learning_rate."""
+    """Where the schedule ends, as a share of learning_rate."""
+    decay_share: float = 0.2
+    """Share of the whole over which wsd falls. Source: MiniCPM (arXiv 2404.06395)."""
     batch_tokens: int = 4_096
     """Tokens of one optimizer step; a device reaches it by accumulating micro-batches."""
     warmup_steps: int = 10
@@ -120,7 +142,10 @@ class InnerConfig(_Config):
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        _require_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _require_one_of("schedule", self.schedule, SCHEDULES)
         _require(self.learning_rate > 0, "learning_rate must be above 0")
+        _require(0 < self.decay_share <= 1, "decay_share must lie in (0, 1]")
         for name in ("batch_tokens", "warmup_steps"):
             _require(isinstance(getattr(self, name), int), f"{name} must be an integer, not {getattr(self, name)!r}")
         _require(0 <= self.min_learning_rate_ratio <= 1, "min_learning_rate_ratio must lie in [0, 1]")
@@ -144,3 +169,53 @@ class OuterConfig(_Config):
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "outer learning_rate must be above 0")
         _require(0 <= self.momentum < 1, "outer momentum must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(_Config):
+    """A model trained alone, on one machine: `fai train`.
+
+    Raises: ConfigInvalid.
+    """
+
+    model: ModelConfig
+    optimizer: InnerConfig = field(default_factory=InnerConfig)
+    epochs: float = 4.0
+    """How often the training tokens are seen. Source: four cost next to nothing (arXiv 2305.16264)."""
+    max_steps: int | None = None
+    """Steps in all, instead of epochs."""
+    seed: int = 0
+    """Of the initial weights, the batches and dropout."""
+    precision: str = "auto"
+    """auto computes in bf16 where the hardware does it well, else in fp32."""
+    micro_batch: int | None = None
+    """Rows per forward pass; None finds the fastest that fits."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass: less memory, more time."""
+    evaluate_every_steps: int = 100
+    save_every_steps: int = 500
+    patience: int | None = None
+    """Evaluations without a lower validation loss before training stops; None never stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every_steps", "save_every_steps"):
+            _require(_is_count(getattr(self, name)), f"{name} must be a positive integer, not {getattr(self, name)!r}")
+        for name in ("max_steps", "micro_batch", "patience"):
+            value = getattr(self, name)
+            _require(value is None or _is_count(value), f"{name} must be a positive integer or absent, not {value!r}")
+        _require(self.epochs > 0, "epochs must be above 0")
+        _require(isinstance(self.seed, int) and self.seed >= 0, f"seed must be an integer from 0 on, not {self.seed!r}")
+        _require_one_of("precision", self.precision, PRECISIONS)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises: ConfigInvalid, naming the field."""
+        sections = {"model": ModelConfig, "optimizer": InnerConfig}
+        for name in sections:
+            _require(isinstance(values.get(name, {}), dict), f"{name} must be a table of fields")
+        parts = {name: section.from_dict(values[name]) for name, section in sections.items() if name in values}
+        return super(TrainConfig, cls).from_dict(values | parts)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -5,11 +5,15 @@ import unicodedata
 from pathlib import Path
 from typing import NoReturn
 
+from ml.bad_input import BadInput
+
 SUFFIXES = (".md", ".dart", ".txt")
 
 
-class CorpusInvalid(ValueError):
-    """A corpus that cannot be trained on; the message is one sentence that says what to do."""
+class CorpusInvalid(BadInput):
+    """A corpus that cannot be trained on."""
+
+    page = "data"
 
 
 def read_documents(folder: Path) -> list[str]:

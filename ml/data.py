@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ml.bad_input import BadInput
 from ml.corpus import CorpusInvalid
 from ml.files import replacing
 from ml.tokenizer import end_of_text
@@ -17,8 +18,10 @@ DTYPES = ("uint16", "uint32")
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
-class ShardInvalid(ValueError):
+class ShardInvalid(BadInput):
     """A file that is no token shard of the announced type."""
+
+    page = "data"
 
 
 def dtype_for(vocab_size: int) -> str:

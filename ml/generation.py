@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
+from ml.bad_input import BadInput
 from ml.kv_cache import KVCache
 from ml.model import GPT
 from ml.sampling import SamplingParams, sample_next
@@ -13,8 +14,10 @@ from ml.text_stream import TextStream
 from ml.tokenizer import end_of_text
 
 
-class PromptInvalid(ValueError):
-    """A prompt that the model cannot continue; the message says why."""
+class PromptInvalid(BadInput):
+    """A prompt that the model cannot continue."""
+
+    page = "generation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

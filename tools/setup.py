@@ -63,7 +63,7 @@ def install() -> None:
     make_environment()
     install_torch()
     say("installing FAI and what it needs")
-    if pip("install", "-e", ".[server,dev]"):
+    if pip("install", "-e", ".[server,learn,dev]"):
         raise SetupFailed("pip could not install FAI's packages (see above): check the network and try again.")
     offer_redis()
     offer_browser()

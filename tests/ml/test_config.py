@@ -43,7 +43,7 @@ def test_the_inner_width_is_eight_thirds_rounded_up_to_64() -> None:
         ({"dropout": float("nan")}, "dropout"),
         ({"rope_theta": 0.0}, "rope_theta"),
         ({"norm_eps": -1e-6}, "norm_eps"),
-        ({"n_heads": 4}, "has no field 'n_heads'; it has block_size"),
+        ({"n_heads": 4}, "has no field 'n_heads': did you mean 'n_head'"),
         ({"dropout": "much"}, "ModelConfig"),
     ],
 )
