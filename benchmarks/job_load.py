@@ -1,4 +1,4 @@
-"""Plays many devices at once against a coordinator: claim, heartbeat, upload, submit, each over a kept connection.
+"""Plays many devices at once against a coordinator: claim, heartbeat, hand in, each over a kept connection.
 
 It shares the cores with the server that it measures, so it is cheap: threads that write requests on plain sockets, and
 read of an answer no more than its status and its length. A real device does the rest elsewhere.
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-CALLS = ("claim", "heartbeat", "upload", "submit")
+CALLS = ("claim", "heartbeat", "hand_in")
 TIMEOUT_SECONDS = 60
 REPORT = {
     "num_steps": 1,
@@ -97,7 +97,7 @@ def play(tickets: Sequence[Ticket], *, port: int, num_connections: int) -> Load:
 
 
 def requests(ticket: Ticket) -> dict[str, bytes]:
-    """The four requests of a cycle, ready to be sent."""
+    """The three requests of a cycle, ready to be sent."""
     attempt = f"/api/v1/attempts/{ticket.attempt_id}"
     heartbeat = {
         "state": "training",
@@ -108,12 +108,17 @@ def requests(ticket: Ticket) -> dict[str, bytes]:
         "progress_loss": 4.0,
     }
     delta = Path(ticket.delta_path).read_bytes()
-    announced = {"Upload-Offset": "0", "Upload-Length": str(len(delta)), "Upload-Sha256": ticket.delta_sha256}
+    report = {**REPORT, "tokens": ticket.tokens, "tokens_per_second": 1_000.0}
+    announced = {
+        "Upload-Offset": "0",
+        "Upload-Length": str(len(delta)),
+        "Upload-Sha256": ticket.delta_sha256,
+        "Upload-Report": json.dumps(report),
+    }
     return {
         "claim": _post(ticket, f"{attempt}/claim", {"nonce": ticket.nonce}),
         "heartbeat": _post(ticket, f"/api/v1/devices/{ticket.device_id}/heartbeat", heartbeat),
-        "upload": _request(ticket, "PUT", f"{attempt}/delta", delta, announced),
-        "submit": _post(ticket, f"{attempt}/submit", {**REPORT, "tokens": ticket.tokens, "tokens_per_second": 1_000.0}),
+        "hand_in": _request(ticket, "PUT", f"{attempt}/delta", delta, announced),
     }
 
 

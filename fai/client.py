@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -65,6 +67,16 @@ class Contact(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait; False when waiting has to end."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uploaded:
+    """What the coordinator says of a piece."""
+
+    offset: int
+    """Where the next one begins."""
+    receipt: Receipt | None
+    """Of the work, once the piece has made it whole."""
 
 
 class Client:
@@ -153,13 +165,6 @@ class Client:
             patience_seconds=patience_seconds,
         )
 
-    def submit(self, attempt_id: int, report: Report) -> Receipt:
-        body = protocol.encode(report)
-        return self.patiently(
-            lambda: _decode(Receipt, self._json("POST", f"attempts/{attempt_id}/submit", json=body)),
-            patience_seconds=FOREVER,
-        )
-
     def release(self, attempt_id: int, *, reason: str, detail: str, patience_seconds: float = 3.0) -> None:
         body = {"reason": reason, "detail": detail[:300]}
         self.patiently(
@@ -203,41 +208,58 @@ class Client:
             return 0
         return int(response.headers.get("Upload-Offset", "0"))
 
-    def upload_piece(self, attempt_id: int, piece: bytes, *, offset: int, size_bytes: int, sha256: str) -> int:
-        """Offset after the piece."""
-        headers = {
-            "Upload-Offset": str(offset),
-            "Upload-Length": str(size_bytes),
-            "Upload-Sha256": sha256,
-            "Content-Type": "application/octet-stream",
-        }
+    def upload_piece(self, attempt_id: int, piece: bytes, *, offset: int, announced: dict[str, str]) -> Uploaded:
+        """Send one piece; with the last of them the work is handed in."""
+        headers = {**announced, "Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
         data = self._json("PUT", f"attempts/{attempt_id}/delta", content=piece, headers=headers)
-        return int(data["offset"])
+        receipt = data.get("receipt")
+        return Uploaded(offset=int(data["offset"]), receipt=None if receipt is None else _decode(Receipt, receipt))
 
-    def upload(self, attempt_id: int, path: Path, *, sha256: str, on_piece: Callable[[int], None]) -> None:
-        """Send the file, from where the coordinator has it, through every interruption.
+    def hand_in(
+        self, attempt_id: int, path: Path, *, sha256: str, report: Report, on_piece: Callable[[int], None]
+    ) -> Receipt:
+        """Send the delta, from where the coordinator has it, and its report, through every interruption.
 
         `on_piece(offset)` may raise to stop.
         """
+        announced = {
+            "Upload-Length": str(path.stat().st_size),
+            "Upload-Sha256": sha256,
+            "Upload-Report": json.dumps(protocol.encode(report)),
+        }
+
+        def send_rest() -> Receipt:
+            receipt = self._upload(attempt_id, path, announced, on_piece)
+            if receipt is None:
+                body = protocol.encode(report)
+                receipt = _decode(Receipt, self._json("POST", f"attempts/{attempt_id}/submit", json=body))
+            return receipt
+
+        return self.patiently(send_rest, patience_seconds=FOREVER)
+
+    def _upload(
+        self, attempt_id: int, path: Path, announced: dict[str, str], on_piece: Callable[[int], None]
+    ) -> Receipt | None:
+        """The receipt, or None where the coordinator had the whole already."""
         size_bytes = path.stat().st_size
-
-        def send_rest() -> None:
-            with path.open("rb") as file:
-                offset = self.upload_offset(attempt_id)
-                while offset < size_bytes:
-                    on_piece(offset)
-                    file.seek(offset)
-                    piece = file.read(protocol.UPLOAD_CHUNK_BYTES)
-                    try:
-                        offset = self.upload_piece(
-                            attempt_id, piece, offset=offset, size_bytes=size_bytes, sha256=sha256
-                        )
-                    except CoordinatorError as error:
-                        if error.code != "offset_mismatch":
-                            raise
-                        offset = int(error.extra["offset"])
-
-        self.patiently(send_rest, patience_seconds=FOREVER)
+        # What fits into one piece is not worth the question how much of it has arrived.
+        offset = 0 if size_bytes <= protocol.UPLOAD_CHUNK_BYTES else self.upload_offset(attempt_id)
+        with path.open("rb") as file:
+            while offset < size_bytes:
+                on_piece(offset)
+                file.seek(offset)
+                piece = file.read(protocol.UPLOAD_CHUNK_BYTES)
+                try:
+                    uploaded = self.upload_piece(attempt_id, piece, offset=offset, announced=announced)
+                except CoordinatorError as error:
+                    if error.code != "offset_mismatch":
+                        raise
+                    offset = int(error.extra["offset"])
+                else:
+                    offset = uploaded.offset
+                    if uploaded.receipt is not None:
+                        return uploaded.receipt
+        return None
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)

@@ -22,15 +22,16 @@ class NotWanted(Exception):
 
 
 def deliver(entry: Entry, *, client: Client, outbox: Outbox, on_piece: Callable[[int], None]) -> Receipt:
-    """Upload, submit, and remove the entry.
+    """Hand in, and remove the entry.
 
     Raises: NotWanted; what `on_piece` raises; CoordinatorUnreachable when waiting had to end, and CoordinatorError when
     the key is refused: the entry stays for the next start.
     """
     for tries_left in reversed(range(TRIES)):
         try:
-            client.upload(entry.attempt_id, entry.delta_path, sha256=entry.sha256, on_piece=on_piece)
-            receipt = client.submit(entry.attempt_id, entry.report)
+            receipt = client.hand_in(
+                entry.attempt_id, entry.delta_path, sha256=entry.sha256, report=entry.report, on_piece=on_piece
+            )
         except CoordinatorError as error:
             if error.is_final_for_device or error.code in UNDECIDED_CODES:
                 raise

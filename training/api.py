@@ -1,5 +1,6 @@
 """The volunteers' API under /api/v1/: each view translates, makes one domain call, and translates back."""
 
+import io
 from typing import Any, TypeVar
 
 from django.db.models import Count, Max, Prefetch, Q, QuerySet, Sum
@@ -20,6 +21,7 @@ from rest_framework.views import APIView
 
 from contributors.authentication import HasScope
 from contributors.models import Contributor, Scope
+from contributors.parsers import BoundedJSONParser
 from contributors.problems import Problem
 from ml import protocol
 from ml.protocol import Reason
@@ -144,6 +146,9 @@ UPLOAD_HEADERS = [
     OpenApiParameter("Upload-Offset", int, OpenApiParameter.HEADER, required=True),
     OpenApiParameter("Upload-Length", int, OpenApiParameter.HEADER, required=True),
     OpenApiParameter("Upload-Sha256", str, OpenApiParameter.HEADER, required=True),
+    OpenApiParameter(
+        "Upload-Report", str, OpenApiParameter.HEADER, description="A report as JSON: the last piece submits it too."
+    ),
 ]
 
 
@@ -156,36 +161,52 @@ class DeltaView(VolunteerView):
         offset = uploads.received_bytes(self.attempt(request, attempt_id))
         return Response(headers={"Upload-Offset": str(offset)})
 
-    @extend_schema(parameters=UPLOAD_HEADERS, request=OpenApiTypes.BINARY, responses=schemas.OffsetSchema)
+    @extend_schema(parameters=UPLOAD_HEADERS, request=OpenApiTypes.BINARY, responses=schemas.ReceivedSchema)
     def put(self, request: Request, attempt_id: int) -> Response:
-        headers = request.headers
         announced = schemas.UploadHeadersSchema(
             data={
-                "offset": headers.get("Upload-Offset"),
-                "size_bytes": headers.get("Upload-Length"),
-                "sha256": headers.get("Upload-Sha256"),
+                "offset": request.headers.get("Upload-Offset"),
+                "size_bytes": request.headers.get("Upload-Length"),
+                "sha256": request.headers.get("Upload-Sha256"),
+                "report": request.headers.get("Upload-Report", ""),
             }
         )
         announced.is_valid(raise_exception=True)
-        offset, size_bytes, sha256 = (announced.validated_data[name] for name in ("offset", "size_bytes", "sha256"))
+        upload = announced.validated_data
+        report = read(protocol.Report, parse_json(upload["report"])) if upload["report"] else None
         attempt = self.attempt(request, attempt_id)
+        receipt = None
         try:
             jobs.resume(attempt=attempt, now=timezone.now())
-            uploads.announce(attempt=attempt, size_bytes=size_bytes, sha256=sha256)
-            received = uploads.append(attempt=attempt, offset=offset, piece=piece_of(request), now=timezone.now())
-        except uploads.UploadTooLarge as error:
-            raise Problem(status.HTTP_413_REQUEST_ENTITY_TOO_LARGE, code=Reason.TOO_LARGE, detail=str(error)) from error
-        except uploads.OffsetMismatch as error:
-            raise Problem(
-                status.HTTP_409_CONFLICT, code="offset_mismatch", detail=str(error), offset=error.offset
-            ) from error
-        except uploads.UploadCorrupt as error:
-            raise Problem(status.HTTP_422_UNPROCESSABLE_ENTITY, code=Reason.WRONG_HASH, detail=str(error)) from error
-        except uploads.DiskFull as error:
-            raise Problem(status.HTTP_507_INSUFFICIENT_STORAGE, code="disk_full", detail=str(error)) from error
+            if report is None or attempt.submitted_at is None:
+                receive(attempt, upload, request)
+            if report is not None and attempt.delta_id is not None:
+                receipt = jobs.submit(attempt=attempt, report=report, now=timezone.now())
+                doorbell.ring_validation(attempt_id=attempt.pk)
         except jobs.AttemptNotYours as error:
             raise moved_on(error) from error
-        return Response({"offset": received})
+        encoded = None if receipt is None else protocol.encode(receipt)
+        return Response({"offset": uploads.received_bytes(attempt), "receipt": encoded})
+
+
+def receive(attempt: Attempt, upload: dict[str, Any], request: Request) -> None:
+    """Announce before the body is read, then keep it.
+
+    Raises: Problem where the piece cannot be kept; jobs.AttemptNotYours.
+    """
+    try:
+        uploads.announce(attempt=attempt, size_bytes=upload["size_bytes"], sha256=upload["sha256"])
+        uploads.append(attempt=attempt, offset=upload["offset"], piece=piece_of(request), now=timezone.now())
+    except uploads.UploadTooLarge as error:
+        raise Problem(status.HTTP_413_REQUEST_ENTITY_TOO_LARGE, code=Reason.TOO_LARGE, detail=str(error)) from error
+    except uploads.OffsetMismatch as error:
+        raise Problem(
+            status.HTTP_409_CONFLICT, code="offset_mismatch", detail=str(error), offset=error.offset
+        ) from error
+    except uploads.UploadCorrupt as error:
+        raise Problem(status.HTTP_422_UNPROCESSABLE_ENTITY, code=Reason.WRONG_HASH, detail=str(error)) from error
+    except uploads.DiskFull as error:
+        raise Problem(status.HTTP_507_INSUFFICIENT_STORAGE, code="disk_full", detail=str(error)) from error
 
 
 PUBLIC_EXPERIMENTS = (
@@ -249,6 +270,11 @@ def caller(request: Request) -> Contributor:
     """The contributor whose key the request carries."""
     assert isinstance(request.user, Contributor)
     return request.user
+
+
+def parse_json(text: str) -> Any:
+    """Raises: rest_framework.exceptions.ParseError."""
+    return BoundedJSONParser().parse(io.BytesIO(text.encode()))
 
 
 def piece_of(request: Request) -> bytes:

@@ -50,8 +50,9 @@ class ReleaseSchema(serializers.Serializer[object]):
     detail = serializers.CharField(max_length=300, allow_blank=True, default="")
 
 
-class OffsetSchema(serializers.Serializer[object]):
+class ReceivedSchema(serializers.Serializer[object]):
     offset = serializers.IntegerField()
+    receipt = ReceiptSchema(allow_null=True)
 
 
 class UploadHeadersSchema(serializers.Serializer[object]):
@@ -60,6 +61,7 @@ class UploadHeadersSchema(serializers.Serializer[object]):
     offset = serializers.IntegerField(min_value=0)
     size_bytes = serializers.IntegerField(min_value=1)
     sha256 = serializers.RegexField(r"^[0-9a-f]{64}$")
+    report = serializers.CharField(max_length=1_000, allow_blank=True)
 
 
 class CheckpointSchema(serializers.ModelSerializer[Checkpoint]):

@@ -218,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             self._answer(200, None, {"Upload-Offset": str(len(attempt.received))})
             return
-        self._require_running(attempt)
+        if attempt.report is None:
+            self._require_running(attempt)
         announced = (int(self.headers["Upload-Length"]), self.headers["Upload-Sha256"])
         if attempt.announced != announced:
             attempt.announced = announced
@@ -229,17 +230,23 @@ class _Handler(BaseHTTPRequestHandler):
         if len(attempt.received) == announced[0] and hashlib.sha256(attempt.received).hexdigest() != announced[1]:
             attempt.received.clear()
             raise Problem(422, "wrong_sha256")
-        self._answer(200, {"offset": len(attempt.received)})
+        is_handed_in = "Upload-Report" in self.headers and len(attempt.received) == announced[0]
+        receipt = self._take(attempt, self.headers["Upload-Report"]) if is_handed_in else None
+        self._answer(200, {"offset": len(attempt.received), "receipt": receipt})
 
     def _submit(self, attempt: Attempt, body: bytes) -> None:
         if attempt.report is None:
             self._require_running(attempt)
             if attempt.announced is None or len(attempt.received) != attempt.announced[0]:
                 raise Problem(409, "delta_missing")
-            attempt.report = json.loads(body)
+        self._answer(202, self._take(attempt, body))
+
+    def _take(self, attempt: Attempt, report: str | bytes) -> dict[str, Any]:
+        if attempt.report is None:
+            attempt.report = json.loads(report)
             attempt.state = "accepted"
         receipt = dataclasses.replace(attempt.receipt(), state="submitted", earned_credits=None, verified_tokens=None)
-        self._answer(202, protocol.encode(receipt))
+        return protocol.encode(receipt)
 
     def _send_blob(self, sha256: str) -> None:
         if sha256 not in self.coordinator.blobs:

@@ -1,5 +1,6 @@
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from fai import client as client_module
 from fai.client import FOREVER, Client, CoordinatorError, CoordinatorUnreachable
 from fai.contact import PatientContact
 from fai.stop import Stop
-from ml.protocol import UPLOAD_CHUNK_BYTES
+from ml.protocol import UPLOAD_CHUNK_BYTES, Receipt
 from tests.fai.coordinator import Coordinator, Problem
-from tests.fai.make import make_attempt, make_client
+from tests.fai.make import make_attempt, make_client, make_report
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +134,10 @@ def test_an_answer_of_another_shape_is_an_error_and_no_crash(coordinator: Coordi
     assert caught.value.code == "unexpected_answer"
 
 
+def hand_in(client: Client, path: Path, sha256: str, on_piece: Callable[[int], None] = lambda offset: None) -> Receipt:
+    return client.hand_in(1, path, sha256=sha256, report=make_report(), on_piece=on_piece)
+
+
 def test_a_delta_is_uploaded_in_pieces(coordinator: Coordinator, tmp_path: Path) -> None:
     attempt = make_attempt(coordinator, tmp_path)
     attempt.state = "running"
@@ -140,7 +145,10 @@ def test_a_delta_is_uploaded_in_pieces(coordinator: Coordinator, tmp_path: Path)
     path.write_bytes(b"x" * (2 * UPLOAD_CHUNK_BYTES + 17))
     offsets: list[int] = []
     with make_client(coordinator) as client:
-        client.upload(1, path, sha256=coordinator.put_blob(path.read_bytes()), on_piece=offsets.append)
+        receipt = hand_in(client, path, coordinator.put_blob(path.read_bytes()), on_piece=offsets.append)
+    assert receipt.state == "submitted"
+    assert attempt.report is not None
+    assert coordinator.num_requests("POST", ".*submit") == 0
     assert offsets == [0, UPLOAD_CHUNK_BYTES, 2 * UPLOAD_CHUNK_BYTES]
     assert attempt.received == path.read_bytes()
 
@@ -157,7 +165,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(coordinator: Coordinator, tm
 
     coordinator.hook = hook
     with make_client(coordinator) as client:
-        client.upload(1, path, sha256=coordinator.put_blob(path.read_bytes()), on_piece=lambda offset: None)
+        hand_in(client, path, coordinator.put_blob(path.read_bytes()))
     assert attempt.received == path.read_bytes()
     assert coordinator.num_requests("PUT", ".*") == 4
     assert coordinator.num_requests("HEAD", ".*") == 2
@@ -178,8 +186,30 @@ def test_an_offset_that_the_coordinator_does_not_share_is_corrected(coordinator:
 
     coordinator.hook = hook
     with make_client(coordinator) as client:
-        client.upload(1, path, sha256=sha256, on_piece=lambda offset: None)
+        hand_in(client, path, sha256)
     assert attempt.received == path.read_bytes()
+
+
+def test_a_small_delta_is_handed_in_with_one_request(coordinator: Coordinator, tmp_path: Path) -> None:
+    make_attempt(coordinator, tmp_path).state = "running"
+    path = tmp_path / "delta"
+    path.write_bytes(b"small")
+    with make_client(coordinator) as client:
+        assert hand_in(client, path, coordinator.put_blob(b"small")).state == "submitted"
+    assert coordinator.requests == [("PUT", "attempts/1/delta")]
+
+
+def test_a_delta_that_the_coordinator_has_whole_is_only_submitted(coordinator: Coordinator, tmp_path: Path) -> None:
+    attempt = make_attempt(coordinator, tmp_path)
+    attempt.state = "running"
+    path = tmp_path / "delta"
+    path.write_bytes(b"z" * (UPLOAD_CHUNK_BYTES + 1))
+    sha256 = coordinator.put_blob(path.read_bytes())
+    attempt.announced = (path.stat().st_size, sha256)
+    attempt.received += path.read_bytes()
+    with make_client(coordinator) as client:
+        assert hand_in(client, path, sha256).state == "submitted"
+    assert coordinator.num_requests("PUT", ".*") == 0
 
 
 def test_a_released_attempt_carries_its_reason(coordinator: Coordinator, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_an_acknowledgement_that_was_lost_is_asked_for_again(
     coordinator: Coordinator, attempt: Attempt, outbox: Outbox, entry: Entry
 ) -> None:
     def hook(method: str, path: str) -> None:
-        if path.endswith("submit") and coordinator.num_requests("POST", ".*submit") == 1:
+        if method == "PUT" and coordinator.num_requests("PUT", ".*") == 1:
+            attempt.announced = (entry.delta_path.stat().st_size, entry.sha256)
+            attempt.received += entry.delta_path.read_bytes()
             attempt.report = {"tokens": 640}
             raise Problem(504, "gateway_timeout")
 
@@ -68,7 +70,7 @@ def test_an_upload_that_was_lost_begins_anew(
     coordinator: Coordinator, attempt: Attempt, outbox: Outbox, entry: Entry, code: str
 ) -> None:
     def hook(method: str, path: str) -> None:
-        if path.endswith("submit") and coordinator.num_requests("POST", ".*submit") == 1:
+        if method == "PUT" and coordinator.num_requests("PUT", ".*") == 1:
             attempt.received.clear()
             raise Problem(409, code)
 

@@ -279,15 +279,15 @@ def test_a_body_that_is_no_object_is_refused(body: str, client: APIClient, contr
 
 def test_a_delta_is_uploaded_in_pieces_and_resumed(client: APIClient, contributor: Contributor) -> None:
     attempt = make_mine(contributor)
-    assert put(client, attempt, DATA[:300]).json() == {"offset": 300}
+    assert put(client, attempt, DATA[:300]).json() == {"offset": 300, "receipt": None}
     assert upload_offset(client, attempt).headers["Upload-Offset"] == "300"
-    assert put(client, attempt, DATA[300:1_000], offset=300).json() == {"offset": 1_000}
+    assert put(client, attempt, DATA[300:1_000], offset=300).json()["offset"] == 1_000
     response = put(client, attempt, DATA[1_000:], offset=1_000)
-    assert (response.status_code, response.json()) == (200, {"offset": 1_024})
+    assert (response.status_code, response.json()) == (200, {"offset": 1_024, "receipt": None})
     attempt.refresh_from_db()
     assert attempt.delta_id == hashlib.sha256(DATA).hexdigest()
     assert upload_offset(client, attempt).headers["Upload-Offset"] == "1024"
-    assert put(client, attempt, DATA[1_000:], offset=1_000).json() == {"offset": 1_024}
+    assert put(client, attempt, DATA[1_000:], offset=1_000).json()["offset"] == 1_024
 
 
 def test_before_the_first_piece_the_offset_is_zero(client: APIClient, contributor: Contributor) -> None:
@@ -352,7 +352,7 @@ def test_a_piece_is_bytes_whatever_type_it_claims(
 
 def test_an_empty_piece_is_answered_with_where_to_go_on(client: APIClient, contributor: Contributor) -> None:
     attempt = make_mine(contributor)
-    assert put(client, attempt, b"").json() == {"offset": 0}
+    assert put(client, attempt, b"").json()["offset"] == 0
 
 
 @pytest.mark.parametrize(
@@ -410,6 +410,35 @@ def test_submitting_twice_gives_the_same_answer(client: APIClient, contributor: 
     first = submit(client, attempt)
     second = submit(client, attempt, tokens=1)
     assert (second.status_code, second.json()) == (202, first.json())
+
+
+def test_the_last_piece_hands_the_report_in_too(client: APIClient, contributor: Contributor, heard: Heard) -> None:
+    attempt = make_mine(contributor)
+    report = json.dumps(protocol.encode(make_report()))
+    assert put(client, attempt, DATA[:300], HTTP_UPLOAD_REPORT=report).json()["receipt"] is None
+    assert heard("data") == []
+    response = put(client, attempt, DATA[300:], offset=300, HTTP_UPLOAD_REPORT=report)
+    assert protocol.decode(Receipt, response.json()["receipt"]).state == State.SUBMITTED
+    assert heard("data") == [[attempt.pk]]
+    attempt.refresh_from_db()
+    assert attempt.report == protocol.encode(make_report())
+
+
+def test_handing_in_again_gives_the_same_answer(client: APIClient, contributor: Contributor) -> None:
+    attempt = make_mine(contributor)
+    report = json.dumps(protocol.encode(make_report()))
+    first = put(client, attempt, HTTP_UPLOAD_REPORT=report)
+    second = put(client, attempt, HTTP_UPLOAD_REPORT=report)
+    assert (second.status_code, second.json()) == (200, first.json())
+
+
+@pytest.mark.parametrize("report", ["no JSON", "[" * 1_000, '"x"', '{"tokens": -1}', "{" + " " * 1_000 + "}"])
+def test_a_report_that_cannot_be_read_is_refused_before_its_piece(
+    report: str, client: APIClient, contributor: Contributor
+) -> None:
+    attempt = make_mine(contributor)
+    assert put(client, attempt, HTTP_UPLOAD_REPORT=report).status_code == 400
+    assert upload_offset(client, attempt).headers["Upload-Offset"] == "0"
 
 
 def test_a_submission_without_its_delta_is_told_to_upload(client: APIClient, contributor: Contributor) -> None:
@@ -590,6 +619,17 @@ def test_a_further_piece_costs_two_queries(client: APIClient, contributor: Contr
     put(client, attempt, DATA[:100])
     with at_most(2):
         assert put(client, attempt, DATA[100:200], offset=100).status_code == 200
+
+
+def test_handing_in_with_one_piece_costs_seven_queries(
+    client: APIClient, contributor: Contributor, at_most: Any
+) -> None:
+    attempt = make_mine(contributor)
+    warm(client, attempt)
+    with at_most(7):
+        put(client, attempt, HTTP_UPLOAD_REPORT=json.dumps(protocol.encode(make_report())))
+    attempt.refresh_from_db()
+    assert attempt.state == State.SUBMITTED
 
 
 def test_a_submission_costs_three_queries(client: APIClient, contributor: Contributor, at_most: Any) -> None:
