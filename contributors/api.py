@@ -1,11 +1,13 @@
 """Joining, devices, and a contributor's own account under /api/v1/: translate, one domain call, translate back."""
 
+import re
 from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import NotFound
 from rest_framework.generics import ListAPIView, ListCreateAPIView
 from rest_framework.pagination import CursorPagination
 from rest_framework.permissions import AllowAny, IsAuthenticated
@@ -21,6 +23,8 @@ from contributors.broker import BrokerUnavailable
 from contributors.models import ApiKey, Contributor, Device, Posting, Scope
 from contributors.problems import Problem, ProblemSchema
 from ml import protocol
+
+PRIMARY_KEY = re.compile(r"[0-9]{1,19}")
 
 
 class JoinThrottle(AnonRateThrottle):
@@ -100,6 +104,13 @@ class MeView(APIView):
 class NewestFirst(CursorPagination):
     ordering = "-pk"
     page_size = 100
+
+    def decode_cursor(self, request: Request) -> Any:
+        """The cursor, whose position goes into a query as it is."""
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None and not PRIMARY_KEY.fullmatch(str(cursor.position)):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
 
 
 class LedgerView(ListAPIView[Posting]):

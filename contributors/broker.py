@@ -49,7 +49,8 @@ def withdraw(device_id: int) -> None:
     _run(("DELUSER", user_name(device_id)))
     try:
         _client(settings.REDIS_URL).delete(queue_name(device_id))
-    except AWAY as error:
+    except redis.RedisError as error:
+        # Full, it refuses what a Redis that is away cannot answer.
         raise BrokerUnavailable(str(error)) from error
 
 
@@ -86,7 +87,7 @@ def _run(*commands: tuple[str, ...]) -> None:
     except AWAY as error:
         raise BrokerUnavailable(str(error)) from error
     if isinstance(saved, redis.RedisError) and NO_ACL_FILE not in str(saved):
-        raise saved
+        raise BrokerUnavailable(str(saved)) from saved
 
 
 @functools.cache

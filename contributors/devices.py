@@ -1,5 +1,6 @@
 """A contributor's machines, each with a broker account of its own."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -75,6 +76,8 @@ def clean_hardware(hardware: Mapping[str, Any]) -> dict[str, str | int | float |
             raise DeviceInvalid(f"hardware.{key} must be a text, a number, true, false or null.")
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
             raise DeviceInvalid(f"hardware.{key} must fit into 64 bits.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DeviceInvalid(f"hardware.{key} must be a finite number.")
     return dict(hardware)
 
 

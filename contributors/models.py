@@ -5,6 +5,7 @@ from datetime import datetime
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Lower
+from django.utils.translation import gettext_lazy as _
 
 
 class Contributor(models.Model):
@@ -19,6 +20,8 @@ class Contributor(models.Model):
     """What REST framework asks of request.user."""
 
     class Meta:
+        verbose_name = _("contributor")
+        verbose_name_plural = _("contributors")
         constraints = [models.UniqueConstraint(Lower("nickname"), name="nickname_unique_ignoring_case")]
 
     def __str__(self) -> str:
@@ -53,6 +56,10 @@ class ApiKey(models.Model):
 
     objects = ApiKeyQuerySet.as_manager()
 
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+
     def __str__(self) -> str:
         return f"{self.prefix} ({self.name})"
 
@@ -70,6 +77,8 @@ class Device(models.Model):
     idle_reason = models.CharField(max_length=40, blank=True)
 
     class Meta:
+        verbose_name = _("device")
+        verbose_name_plural = _("devices")
         constraints = [models.UniqueConstraint(fields=["contributor", "name"], name="device_name_per_contributor")]
 
     def __str__(self) -> str:
@@ -97,6 +106,8 @@ class Account(models.Model):
     held = models.BigIntegerField(default=0)
 
     class Meta:
+        verbose_name = _("account")
+        verbose_name_plural = _("accounts")
         constraints = [
             models.UniqueConstraint(fields=["contributor", "kind"], name="account_per_contributor_and_kind"),
             models.UniqueConstraint(fields=["kind"], condition=Q(contributor=None), name="one_system_account_per_kind"),
@@ -131,6 +142,10 @@ class Txn(models.Model):
     source = models.CharField(max_length=80, db_index=True)
     created_at = models.DateTimeField(db_index=True)
 
+    class Meta:
+        verbose_name = _("transaction")
+        verbose_name_plural = _("transactions")
+
     def __str__(self) -> str:
         return self.idempotency_key
 
@@ -143,6 +158,8 @@ class Posting(models.Model):
     amount = models.BigIntegerField()
 
     class Meta:
+        verbose_name = _("posting")
+        verbose_name_plural = _("postings")
         indexes = [models.Index(fields=["account", "id"], name="posting_by_account")]
         constraints = [models.CheckConstraint(condition=~Q(amount=0), name="posting_moves_something")]
 
@@ -160,6 +177,8 @@ class EscrowLine(models.Model):
     released_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("escrow line")
+        verbose_name_plural = _("escrow lines")
         indexes = [models.Index(fields=["release_at"], condition=Q(released_at=None), name="escrow_still_resting")]
 
     def __str__(self) -> str:
@@ -185,6 +204,8 @@ class Hold(models.Model):
     resolved_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("hold")
+        verbose_name_plural = _("holds")
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_positive"),
             models.CheckConstraint(

@@ -1,14 +1,18 @@
 """Errors of /api/v1/ as RFC 9457 problem details, with an extra member `code` for programs."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from django.db import OperationalError
 from django.http import Http404
 from rest_framework.exceptions import APIException, PermissionDenied, ValidationError
 from rest_framework.response import Response
 from rest_framework.serializers import CharField, IntegerField, Serializer
 from rest_framework.views import exception_handler
+
+logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,6 +44,9 @@ class ProblemSchema(Serializer[Any]):
 
 def problem_details(error: Exception, context: Mapping[str, Any]) -> Response | None:
     """REST framework's exception handler; None lets an error that no view foresaw become a 500."""
+    if isinstance(error, OperationalError):
+        logger.error("The database cannot answer: %s", error)
+        error = _database_unavailable()
     response = exception_handler(error, dict(context))
     if response is None:
         return None
@@ -60,6 +67,11 @@ def problem_details(error: Exception, context: Mapping[str, Any]) -> Response | 
     }
     response.content_type = MEDIA_TYPE
     return response
+
+
+def _database_unavailable() -> Problem:
+    sentence = "The coordinator's database is away or its disk is full: try again later."
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", sentence, headers={"Retry-After": "5"})
 
 
 def _code(error: Exception) -> str:

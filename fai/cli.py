@@ -12,7 +12,7 @@ from fai.client import Client, CoordinatorError, CoordinatorUnreachable
 from fai.config import LANGUAGES, Options, WorkerConfig, credentials_of, preferred_language, read_options, worker_config
 from fai.contact import PatientContact
 from fai.credentials import FILE_NAME, Credentials, save_credentials
-from fai.joining import join
+from fai.joining import is_refused, join
 from fai.learner.command import COMMANDS, run_command
 from fai.messages import sentence
 from fai.stop import Stop, print_stop
@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_join(options: Options) -> None:
     """Become a contributor, or choose another experiment as the contributor that one is."""
     stored = credentials_of(options)
-    if stored is None:
+    is_somebody_else = stored is not None and options.nickname not in {None, stored.nickname}
+    if stored is None or (is_somebody_else and is_refused(stored)):
         _tell_joined(options, join(options))
         _say(options, "next_step")
         return
-    if options.nickname not in {None, stored.nickname}:
+    if is_somebody_else:
         raise Stop("other_name", url=stored.server_url, nickname=stored.nickname)
     if options.experiment not in {None, stored.experiment}:
         save_credentials(options.config_dir, dataclasses.replace(stored, experiment=options.experiment))
@@ -100,7 +101,7 @@ def _client(config: WorkerConfig) -> Iterator[Client]:
         with Client(server_url=config.server_url, api_key=config.api_key, contact=PatientContact()) as client:
             yield client
     except CoordinatorUnreachable as error:
-        raise Stop("unreachable", url=config.server_url, why=error) from error
+        raise error.as_stop(config.server_url, exit_code=1) from error
     except CoordinatorError as error:
         raise error.as_stop() from error
 

@@ -31,9 +31,14 @@ T = TypeVar("T")
 class CoordinatorUnreachable(Exception):
     """Connection refused, timed out or broken, or the server says that it cannot answer for the moment."""
 
-    def __init__(self, why: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, why: str, *, has_answered: bool = False, retry_after_seconds: float | None = None) -> None:
         super().__init__(why)
+        self.has_answered = has_answered
         self.retry_after_seconds = retry_after_seconds
+
+    def as_stop(self, server_url: str, *, exit_code: int) -> Stop:
+        key = "unable" if self.has_answered else "unreachable"
+        return Stop(key, exit_code=exit_code, url=server_url, why=self)
 
 
 class CoordinatorError(Exception):
@@ -287,13 +292,12 @@ def _raise_for(response: httpx.Response) -> None:
     """Raises: CoordinatorUnreachable on 5xx and 429, CoordinatorError on every other answer that is no success."""
     if response.is_success:
         return
+    problem = _problem(response)
     if response.is_server_error or response.status_code == TOO_MANY_REQUESTS:
-        raise CoordinatorUnreachable(f"HTTP {response.status_code}", retry_after_seconds=_retry_after(response))
-    try:
-        problem = response.json()
-    except ValueError:
-        raise _unexpected(response, response.reason_phrase) from None
-    if not isinstance(problem, dict):
+        detail = problem.get("detail") if problem else None
+        why = f"HTTP {response.status_code}: {detail}" if detail else f"HTTP {response.status_code}"
+        raise CoordinatorUnreachable(why, has_answered=True, retry_after_seconds=_retry_after(response))
+    if problem is None:
         raise _unexpected(response, response.reason_phrase)
     raise CoordinatorError(
         status=response.status_code,
@@ -301,6 +305,15 @@ def _raise_for(response: httpx.Response) -> None:
         detail=str(problem.get("detail", problem.get("title", ""))),
         extra=problem,
     )
+
+
+def _problem(response: httpx.Response) -> dict[str, Any] | None:
+    """Problem details, or None of something else between here and the coordinator."""
+    try:
+        problem = response.json()
+    except ValueError:
+        return None
+    return problem if isinstance(problem, dict) else None
 
 
 def _unexpected(response: httpx.Response, why: str) -> CoordinatorError:

@@ -118,12 +118,17 @@ def normalize_url(url: str) -> str:
     Raises: Stop where it names no http(s) host.
     """
     text = url.strip()
-    if "://" not in text:
-        host = urlsplit(f"//{text}").hostname or ""
-        text = f"{'http' if host in LOCAL_HOSTS else 'https'}://{text}"
-    text = text.rstrip("/").removesuffix("/api/v1").rstrip("/")
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        if "://" not in text:
+            host = urlsplit(f"//{text}").hostname or ""
+            text = f"{'http' if host in LOCAL_HOSTS else 'https'}://{text}"
+        text = text.rstrip("/").removesuffix("/api/v1").rstrip("/")
+        parts = urlsplit(text)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # Brackets without an IPv6 address between them, or a port that is no number up to 65535.
+        is_address = False
+    if not is_address:
         raise Stop("bad_url", exit_code=2, url=url)
     return text
 

@@ -1,7 +1,10 @@
 """API keys on disk: one file per config folder, keyed by the coordinator's URL, readable by its owner alone."""
 
+import contextlib
 import dataclasses
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from fai.stop import Stop
 from ml.files import replacing
 
 FILE_NAME = "credentials.json"
+TRIAL_BYTES = 16 * 2**10
+"""More than a file of keys has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +48,30 @@ def save_credentials(config_dir: Path, credentials: Credentials) -> None:
     values = dataclasses.asdict(credentials)
     url = values.pop("server_url")
     data = {"current": url, "servers": {**data.get("servers", {}), url: values}}
+    with _writing(path), replacing(path) as temporary:
+        # Private before a byte is in it.
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_text(json.dumps(data, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def require_writable(config_dir: Path) -> None:
+    """Return if a key could be stored there: the coordinator shows it once, for a nickname that is then taken.
+
+    Raises: Stop.
+    """
+    path = config_dir / FILE_NAME
+    _read(path)
+    with _writing(path), tempfile.TemporaryFile(dir=config_dir) as trial:
+        trial.write(bytes(TRIAL_BYTES))
+        trial.flush()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises: Stop where the folder of `path` cannot be made or written."""
     try:
-        config_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            # Private before a byte is in it.
-            temporary.touch(mode=0o600, exist_ok=False)
-            temporary.write_text(json.dumps(data, ensure_ascii=False, indent=2), encoding="utf-8")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise Stop("config_unwritable", path=path, why=error.strerror or error) from error
 

@@ -5,7 +5,7 @@ import httpx
 from fai.client import Client, CoordinatorError, CoordinatorUnreachable
 from fai.config import Options
 from fai.contact import PatientContact
-from fai.credentials import Credentials, save_credentials
+from fai.credentials import Credentials, require_writable, save_credentials
 from fai.stop import Stop
 
 JOIN_PATIENCE_SECONDS = 5.0
@@ -21,6 +21,7 @@ def join(options: Options) -> Credentials:
         raise Stop("not_joined", exit_code=2, url="URL")
     if options.nickname is None:
         raise Stop("name_missing", exit_code=2)
+    require_writable(options.config_dir)
     with Client(server_url=options.server_url, api_key=None, contact=PatientContact()) as client:
         try:
             client.check_server(patience_seconds=JOIN_PATIENCE_SECONDS)
@@ -28,7 +29,7 @@ def join(options: Options) -> Credentials:
                 check_experiment(client, options.experiment, patience_seconds=JOIN_PATIENCE_SECONDS)
             api_key = client.join(options.nickname)
         except CoordinatorUnreachable as error:
-            raise Stop("unreachable", exit_code=2, url=options.server_url, why=error) from error
+            raise error.as_stop(options.server_url, exit_code=2) from error
         except CoordinatorError as error:
             raise Stop("refused", why=error) from error
     credentials = Credentials(
@@ -36,6 +37,19 @@ def join(options: Options) -> Credentials:
     )
     save_credentials(options.config_dir, credentials)
     return credentials
+
+
+def is_refused(credentials: Credentials) -> bool:
+    """Whether the coordinator answers that the stored key is good for nothing any more."""
+    client = Client(server_url=credentials.server_url, api_key=credentials.api_key, contact=PatientContact())
+    with client:
+        try:
+            client.get("me", patience_seconds=JOIN_PATIENCE_SECONDS)
+        except CoordinatorUnreachable:
+            return False
+        except CoordinatorError as error:
+            return error.status == httpx.codes.UNAUTHORIZED
+    return False
 
 
 def check_experiment(client: Client, slug: str, *, patience_seconds: float | None) -> None:

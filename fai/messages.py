@@ -18,6 +18,10 @@ REASONS: dict[Reason, Both] = {
         "the round has paid out all the credits it may; other devices did this work meanwhile",
         "이 라운드가 줄 수 있는 크레딧을 모두 지급했습니다. 그사이 다른 기기가 이 일을 했습니다",
     ),
+    Reason.DELTA_LOST: (
+        "the coordinator lost the uploaded result; nothing is wrong with this device",
+        "서버가 올린 결과를 잃어버렸습니다. 이 기기의 문제는 아닙니다",
+    ),
     Reason.TOO_LATE: (
         "the result came after its round had closed, too late to be merged",
         "라운드가 끝난 뒤에 도착하여 결과를 합칠 수 없었습니다",
@@ -111,8 +115,8 @@ SENTENCES: dict[str, Both] = {
         "{path} 파일을 읽을 수 없습니다({why}). 고치거나 지운 뒤 다시 참여하십시오.",
     ),
     "config_unwritable": (
-        "{path} cannot be written ({why}); set FAI_CONFIG_DIR to a folder of yours.",
-        "{path} 파일을 쓸 수 없습니다({why}). FAI_CONFIG_DIR을 쓸 수 있는 폴더로 설정하십시오.",
+        "{path} cannot be written ({why}); free some space, or set FAI_CONFIG_DIR to another folder of yours.",
+        "{path} 파일을 쓸 수 없습니다({why}). 공간을 비우거나 FAI_CONFIG_DIR을 쓸 수 있는 다른 폴더로 설정하십시오.",
     ),
     "cache_unwritable": (
         "{path} cannot be written ({why}); set FAI_CACHE_DIR to a folder of yours.",
@@ -125,6 +129,10 @@ SENTENCES: dict[str, Both] = {
     "unreachable": (
         "{url} cannot be reached ({why}); check the address and the network.",
         "{url}에 연결할 수 없습니다({why}). 주소와 네트워크를 확인하십시오.",
+    ),
+    "unable": (
+        "{url} cannot do this at the moment ({why}); try again later, or tell its operator.",
+        "{url} 서버가 지금은 처리할 수 없습니다({why}). 나중에 다시 시도하거나 운영자에게 알려 주십시오.",
     ),
     "other_protocol": (
         "{url} speaks protocol {theirs}, this program {ours}; "

@@ -122,7 +122,7 @@ class Session:
         except CoordinatorUnreachable as error:
             if self.departure.leaving.is_set():
                 raise
-            raise Stop("unreachable", exit_code=2, url=self.config.server_url, why=error) from error
+            raise error.as_stop(self.config.server_url, exit_code=2) from error
         if self.config.experiment is not None:
             check_experiment(self._client, self.config.experiment, patience_seconds=FOREVER)
 

@@ -6,6 +6,8 @@ from kombu.entity import Queue
 broker_url = settings.REDIS_URL
 broker_connection_max_retries = None
 broker_connection_retry_on_startup = True
+# A Redis whose disk or memory is full refuses to write with one of these; a worker that ended would stay away.
+broker_channel_error_retry = True
 broker_transport_options = {
     # Restoring unacknowledged messages made a worker exit when Redis went away; the reaper restores from the database.
     "ack_emulation": False,

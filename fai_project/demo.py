@@ -31,7 +31,7 @@ NICKNAMES = ("은하", "Daniel")
 NUM_ROUNDS = 6
 QUESTION = "What is a Future in Dart?"
 POLL_SECONDS = 0.5
-PREPARE_SECONDS = 600
+LEAST_FREE_BYTES = 300 * 2**20
 TIMERS = {
     "FAI_TICK_SECONDS": "0.5",
     "FAI_HEARTBEAT_SECONDS": "2",
@@ -65,10 +65,29 @@ def main(argv: list[str] | None = None) -> int:
     try:
         read_documents(arguments.corpus)
         find_executable()
-    except (CorpusInvalid, RedisMissing) as problem:
+        folder = make_folder()
+    except (CorpusInvalid, RedisMissing, DemoFailed) as problem:
         print(f"demo: {problem}", file=sys.stderr)
         return 2
-    return run_in(Path(tempfile.mkdtemp(prefix="demo-", dir=_state_dir())), arguments)
+    return run_in(folder, arguments)
+
+
+def make_folder() -> Path:
+    """A folder of its own for the demo's state.
+
+    Raises: DemoFailed where there is no room for it.
+    """
+    path = ROOT / ".state"
+    try:
+        path.mkdir(exist_ok=True)
+        free_bytes = shutil.disk_usage(path).free
+        if free_bytes < LEAST_FREE_BYTES:
+            raise DemoFailed(f"{path} has {free_bytes >> 20} MiB left, {LEAST_FREE_BYTES >> 20} are needed: free some.")
+        return Path(tempfile.mkdtemp(prefix="demo-", dir=path))
+    except OSError as error:
+        raise DemoFailed(
+            f"{path} cannot be written ({error.strerror}): put the project into a folder of yours."
+        ) from error
 
 
 def run_in(folder: Path, arguments: argparse.Namespace) -> int:
@@ -217,12 +236,6 @@ def _wait_for_interrupt(coordinator: LocalCoordinator) -> None:
     while True:
         coordinator.check()
         time.sleep(1)
-
-
-def _state_dir() -> Path:
-    path = ROOT / ".state"
-    path.mkdir(exist_ok=True)
-    return path
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

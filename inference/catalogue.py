@@ -2,6 +2,7 @@
 
 from django.db.models import OuterRef, QuerySet, Subquery
 
+from ml.protocol import SLUG
 from training.models import Checkpoint, Experiment
 
 SERVED_STATES = (Experiment.State.RUNNING, Experiment.State.PAUSED, Experiment.State.FINISHED)
@@ -32,9 +33,13 @@ def find(model: str) -> Checkpoint:
 
     Raises: ModelNotFound, ModelNotReady.
     """
+    unknown = ModelNotFound(f"The model {model!r} does not exist: GET /v1/models lists those that do.")
+    # A database may choke on what is no slug.
+    if not SLUG.fullmatch(model):
+        raise unknown
     checkpoint = served().filter(experiment__slug=model).first()
     if checkpoint is not None:
         return checkpoint
     if Experiment.objects.filter(slug=model).exclude(state=Experiment.State.DRAFT).exists():
         raise ModelNotReady(f"The model {model!r} has published no checkpoint yet: try again later.")
-    raise ModelNotFound(f"The model {model!r} does not exist: GET /v1/models lists those that do.")
+    raise unknown

@@ -1,6 +1,7 @@
 """Completions that were asked for and paid; never their text."""
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from contributors.models import ApiKey, Hold
 from training.models import Checkpoint
@@ -28,6 +29,8 @@ class Completion(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("completion")
+        verbose_name_plural = _("completions")
         indexes = [models.Index(fields=["state", "created_at"], name="completion_under_way")]
 
     def __str__(self) -> str:

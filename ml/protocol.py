@@ -44,6 +44,7 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     TOO_LATE = "too_late"
     ROUND_SPENT = "round_budget_spent"
+    DELTA_LOST = "delta_lost"
     WRONG_SIZE = "wrong_size"
     TOO_LARGE = "too_large"
     WRONG_HASH = "wrong_sha256"

@@ -1,16 +1,22 @@
 """What every test shares: the PostgreSQL leg, a clock, a Redis, and a ledger that can be emptied between tests."""
 
 import importlib
+import socket
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db.backends.sqlite3.base import DatabaseOperations
 from hypothesis import settings as hypothesis_settings
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
-from fai_project.redis_server import RedisServer
+from fai_project.redis_server import RedisServer, find_executable
 
 # How long an example takes says more about the machine than about the code.
 hypothesis_settings.register_profile("fai", deadline=None)
@@ -59,6 +65,25 @@ def redis_settings(redis_server: RedisServer, settings: Any) -> RedisServer:
     settings.REDIS_ACL_URL = redis_server.acl_url
     settings.REDIS_PUBLIC_URL = redis_server.public_url
     return redis_server
+
+
+@pytest.fixture
+def refusing_redis(tmp_path: Path) -> Iterator[str]:
+    """Address of a Redis that reads and refuses to write, as one whose disk is full; it needs no key."""
+    port = _free_port()
+    command = [find_executable(), "--port", str(port), "--save", "", "--dir", tmp_path, "--min-replicas-to-write", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        url = f"redis://127.0.0.1:{port}/0"
+        Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 100)).ping()
+        yield url
+        process.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from datetime import datetime
 from ml import checkpoint, data, evaluation, hardware, manifest, merging
 from ml.merging import WeightedDelta
 from ml.model import GPT
+from ml.tensor_file import TensorFileInvalid
 from training import blobs
 from training.models import Attempt, Blob, Round, Shard
 
@@ -16,6 +17,15 @@ MAX_VALIDATION_TOKENS = 131_072
 
 class NothingToEvaluate(Exception):
     """The round has not been merged."""
+
+
+class DeltasLost(Exception):
+    """Storage no longer has the bytes of these attempts' deltas, though it has the round's base."""
+
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        names = ", ".join(f"{attempt} ({attempt.delta_sha256})" for attempt in attempts)
+        super().__init__(f"storage has lost the deltas of {names}")
+        self.attempts = attempts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +40,19 @@ class Merged:
 def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
     """One outer step from the round's base over its attempts' deltas.
 
-    Raises: ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt.
+    Raises: DeltasLost; ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt, OSError.
     """
+    try:
+        return _merge(round_=round_, attempts=attempts, now=now)
+    except (merging.MergeInvalid, TensorFileInvalid, blobs.BlobCorrupt, OSError) as error:
+        lost = [attempt for attempt in attempts if attempt.delta is None or not blobs.is_intact(attempt.delta)]
+        # A storage that is away as a whole has lost nothing.
+        if lost and blobs.is_intact(round_.base.blob):
+            raise DeltasLost(lost) from error
+        raise
+
+
+def _merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
     base, outer = round_.base, round_.experiment.outer_config
     with ExitStack() as stack:
         deltas = [_weighted(attempt, stack) for attempt in attempts]

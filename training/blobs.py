@@ -49,6 +49,20 @@ def put(*, path: Path, kind: Blob.Kind, now: datetime, sha256: str | None = None
     return blob
 
 
+def is_stored(blob: Blob) -> bool:
+    """Whether storage has a file of the blob's name."""
+    return default_storage.exists(blob.path)
+
+
+def is_intact(blob: Blob) -> bool:
+    """Whether storage has the blob's very bytes; reads all of them."""
+    try:
+        with local_path(blob) as path:
+            return sha256_file(path) == blob.sha256
+    except (FileNotFoundError, BlobCorrupt):
+        return False
+
+
 def discard(blob: Blob) -> bool:
     """Remove a delta that nothing refers to; whether it was removed.
 

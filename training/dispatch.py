@@ -2,9 +2,10 @@
 
 import hashlib
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -20,6 +21,8 @@ MAX_ATTEMPTS_PER_JOB = 6
 MAX_FAILED_PER_JOB = 3
 MAX_REJECTED_PER_JOB = 2
 MAX_FAULTS_PER_DEVICE = 3
+UNPROVEN_SHARE = 4
+"""A device whose work has never been accepted is given at most this part of a round, whatever speed it claims."""
 REST = timedelta(minutes=30)
 """How long a device with too many faults of its own is offered nothing."""
 
@@ -53,6 +56,7 @@ def fill(*, round_pk: int, now: datetime) -> list[Attempt]:
         enrollments=idle_enrollments(experiment=round_.experiment, now=now).order_by("pk"),
         job_seconds=round_.experiment.job_seconds,
         batch_tokens=round_.experiment.inner_config.batch_tokens,
+        unproven_tokens=round_.target_tokens // UNPROVEN_SHARE,
     )
     orphans = list(orphan_jobs(round_).order_by("index")) if shares else []
     budgets = [share.num_tokens for share in shares[len(orphans) :]]
@@ -69,15 +73,20 @@ def fill(*, round_pk: int, now: datetime) -> list[Attempt]:
 def split(
     *,
     remaining_tokens: int,
-    enrollments: Sequence[Enrollment] | QuerySet[Enrollment],
+    enrollments: Iterable[Any],
     job_seconds: int,
     batch_tokens: int,
+    unproven_tokens: int,
 ) -> list[Share]:
-    """Give each device what it trains in job_seconds, all scaled down alike where less is left, in whole steps."""
-    wanted = [
-        (enrollment.device, max(batch_tokens, (enrollment.tokens_per_second or 0) * job_seconds))
-        for enrollment in enrollments
-    ]
+    """Give each device what it trains in job_seconds, all scaled down alike where less is left, in whole steps.
+
+    One that is not `is_proven`, by the annotation of `idle_enrollments`, gets `unproven_tokens` at most.
+    """
+    wanted = []
+    for enrollment in enrollments:
+        tokens = (enrollment.tokens_per_second or 0) * job_seconds
+        most_tokens = tokens if enrollment.is_proven else min(tokens, unproven_tokens)
+        wanted.append((enrollment.device, max(batch_tokens, most_tokens)))
     total = sum(tokens for _, tokens in wanted)
     scale = min(1.0, remaining_tokens / total) if total else 0.0
     shares = []
@@ -95,9 +104,13 @@ def silent_since(now: datetime) -> datetime:
 
 
 def idle_enrollments(*, experiment: Experiment, now: datetime) -> QuerySet[Enrollment]:
-    """Live, idle, measured devices that chose the experiment last and are not resting after faults."""
+    """Live, idle, measured devices that chose the experiment last and are not resting after faults.
+
+    Each with `is_proven`: whether work of the device's has ever been accepted.
+    """
     under_way = Attempt.objects.filter(device=OuterRef("device"), state__in=[State.OFFERED, State.RUNNING])
     faults = recent_faults(now=now).filter(device=OuterRef("device")).order_by().values("device")
+    accepted = Attempt.objects.filter(device=OuterRef("device"), verified_tokens__gt=0)
     chose_another = Enrollment.objects.filter(device=OuterRef("device"), updated_at__gt=OuterRef("updated_at"))
     return (
         Enrollment.objects.select_related("device")
@@ -106,6 +119,7 @@ def idle_enrollments(*, experiment: Experiment, now: datetime) -> QuerySet[Enrol
         .filter(~Exists(under_way), ~Exists(chose_another))
         .annotate(num_faults=Coalesce(Subquery(faults.annotate(num=Count("pk")).values("num")), 0))
         .filter(num_faults__lt=MAX_FAULTS_PER_DEVICE)
+        .annotate(is_proven=Exists(accepted))
     )
 
 

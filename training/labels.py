@@ -51,6 +51,7 @@ REASONS: dict[str, Promise] = {
     Reason.CLIENT_ERROR: _("The device met an error of its own."),
     Reason.CANCELLED: _("The coordinator called the work off."),
     Reason.ROUND_SPENT: _("The round had paid all its credits to other devices."),
+    Reason.DELTA_LOST: _("The delta is no longer in the coordinator's storage."),
     Reason.TOO_LATE: _("The delta came too many rounds late."),
     Reason.WRONG_SIZE: _("The delta is not of the announced size."),
     Reason.TOO_LARGE: _("The delta is larger than this experiment allows."),

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
 
 from contributors.models import Device
 from ml.config import InnerConfig, ModelConfig, OuterConfig
@@ -28,6 +29,10 @@ class Blob(models.Model):
     kind = models.CharField(max_length=12, choices=Kind)
     size_bytes = models.BigIntegerField()
     created_at = models.DateTimeField(help_text="When it was stored; storing the same bytes again renews it.")
+
+    class Meta:
+        verbose_name = _("file")
+        verbose_name_plural = _("files")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.sha256[:12]}"
@@ -92,6 +97,10 @@ class Experiment(models.Model):
     tokenizer = models.ForeignKey(Blob, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     max_delta_bytes = models.PositiveBigIntegerField(default=0, help_text="Set by preparation from model and codec.")
 
+    class Meta:
+        verbose_name = _("experiment")
+        verbose_name_plural = _("experiments")
+
     def __str__(self) -> str:
         return self.slug
 
@@ -145,6 +154,8 @@ class Checkpoint(models.Model):
     published_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("checkpoint")
+        verbose_name_plural = _("checkpoints")
         constraints = [models.UniqueConstraint(fields=["experiment", "number"], name="checkpoint_number")]
 
     def __str__(self) -> str:
@@ -185,6 +196,8 @@ class Round(models.Model):
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = _("round")
+        verbose_name_plural = _("rounds")
         constraints = [
             models.UniqueConstraint(fields=["experiment", "number"], name="round_number"),
             models.UniqueConstraint(
@@ -208,6 +221,8 @@ class Job(models.Model):
     token_budget = models.PositiveBigIntegerField()
 
     class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
         constraints = [models.UniqueConstraint(fields=["round", "index"], name="job_index")]
 
     def __str__(self) -> str:
@@ -223,6 +238,8 @@ class Enrollment(models.Model):
     updated_at = models.DateTimeField()
 
     class Meta:
+        verbose_name = _("live device")
+        verbose_name_plural = _("live devices")
         constraints = [models.UniqueConstraint(fields=["device", "experiment"], name="enrollment_once")]
 
     def __str__(self) -> str:
@@ -305,6 +322,8 @@ class Attempt(models.Model):
     objects = AttemptQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
         indexes = [
             models.Index(fields=["state", "next_transition_at"], name="attempt_timer"),
             models.Index(fields=["device", "state"], name="attempt_of_device"),

@@ -1,6 +1,7 @@
 """A round's life: opened on a base checkpoint, filled by jobs, merged, evaluated, closed."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -125,6 +126,18 @@ def reopen(*, round_: Round, now: datetime) -> None:
     """
     _move(round_, State.OPEN, now=now, guard={"next_transition_at__lte": now})
     round_.merged_attempts.update(merged_into=None, weight=None)
+
+
+@transaction.atomic
+def drop(*, round_: Round, attempts: Collection[Attempt], now: datetime) -> None:
+    """Open a merging round again without attempts whose deltas are lost: they end LATE and stay paid.
+
+    Raises: TransitionLost when the round was given to another merge worker meanwhile.
+    """
+    _move(round_, State.OPEN, now=now)
+    round_.merged_attempts.update(merged_into=None, weight=None)
+    lost = Attempt.objects.unmerged().filter(pk__in=[attempt.pk for attempt in attempts])
+    lost.update(state=Attempt.State.LATE, reason=Reason.DELTA_LOST, ended_at=now)
 
 
 @transaction.atomic

@@ -1,6 +1,7 @@
 """Celery tasks of the control plane: ids in, one domain call each. Running one twice does no harm."""
 
 import contextlib
+import logging
 
 from celery import shared_task
 from django.utils import timezone
@@ -9,6 +10,8 @@ from training import dispatch as dispatching
 from training import doorbell, experiments, leases, reaper, rounds, uploads
 from training.models import Attempt, Experiment, Round
 from training.transitions import EdgeRefused, TransitionLost
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task
@@ -44,12 +47,19 @@ def prepare(experiment_pk: int) -> None:
     try:
         with leases.keep_alive(experiment):
             prepared = preparation.prepare(experiment=experiment, now=timezone.now())
-    except (CorpusInvalid, OSError) as error:
-        with contextlib.suppress(TransitionLost):
-            experiments.fail_preparation(experiment=experiment, problem=str(error))
+    except CorpusInvalid as error:
+        _give_up(experiment, str(error))
+        return
+    except OSError as error:
+        _give_up(experiment, f"{error}: free some space or mend permissions on the coordinator, then start it again.")
         return
     with contextlib.suppress(TransitionLost):
         experiments.finish_preparation(experiment=experiment, prepared=prepared, now=timezone.now())
+
+
+def _give_up(experiment: Experiment, problem: str) -> None:
+    with contextlib.suppress(TransitionLost):
+        experiments.fail_preparation(experiment=experiment, problem=problem)
 
 
 @shared_task
@@ -67,6 +77,9 @@ def validate(attempt_pk: int) -> None:
             facts = validation.check(attempt)
         except DeltaInvalid as error:
             validation.reject(attempt=attempt, reason=error.reason, detail=error.detail, now=timezone.now())
+        except validation.DeltaLost as error:
+            logger.error("%s is not validated: %s", attempt, error)  # noqa: TRY400 - the message is the cause
+            validation.lose(attempt=attempt, detail=str(error), now=timezone.now())
         else:
             validation.accept(attempt=attempt, facts=facts, now=timezone.now())
 
@@ -81,8 +94,14 @@ def merge(round_pk: int) -> None:
         attempts = rounds.begin_merge(round_=round_, now=timezone.now())
     except (EdgeRefused, TransitionLost, rounds.NothingToMerge):
         return
-    with leases.keep_alive(round_):
-        merged = aggregation.merge(round_=round_, attempts=attempts, now=timezone.now())
+    try:
+        with leases.keep_alive(round_):
+            merged = aggregation.merge(round_=round_, attempts=attempts, now=timezone.now())
+    except aggregation.DeltasLost as error:
+        logger.error("%s is merged without them: %s", round_, error)  # noqa: TRY400 - the message is the cause
+        with contextlib.suppress(TransitionLost):
+            rounds.drop(round_=round_, attempts=error.attempts, now=timezone.now())
+        return
     try:
         rounds.finish_merge(
             round_=round_,

@@ -126,7 +126,9 @@ def _sweep_pieces(*, now: datetime) -> int:
     with os.scandir(settings.UPLOAD_DIR) as entries:
         old = {Path(entry) for entry in entries if _modified_at(entry) < oldest}
     running = Attempt.objects.filter(state=Attempt.State.RUNNING).exclude(delta_sha256="")
-    unwanted = old - {_staging_path(attempt) for attempt in running.only("delta_sha256")}
+    wanted = {_staging_path(attempt) for attempt in running.only("delta_sha256")}
+    # Whoever holds a lock that was removed is not alone.
+    unwanted = old - wanted - {path.with_suffix(".lock") for path in wanted}
     for path in unwanted:
         path.unlink(missing_ok=True)
     return len(unwanted)

@@ -17,6 +17,10 @@ from training.transitions import move
 State = Attempt.State
 
 
+class DeltaLost(Exception):
+    """Storage no longer has the delta, though it has the round's base."""
+
+
 def begin(*, attempt: Attempt, now: datetime) -> None:
     """Take up a submitted attempt.
 
@@ -28,7 +32,7 @@ def begin(*, attempt: Attempt, now: datetime) -> None:
 def check(attempt: Attempt) -> DeltaFacts:
     """Read the delta as a stranger's file.
 
-    Raises: DeltaInvalid with the reason that the volunteer will read.
+    Raises: DeltaInvalid with the reason that the volunteer will read; DeltaLost.
     """
     round_ = attempt.job.round
     experiment = round_.experiment
@@ -41,6 +45,8 @@ def check(attempt: Attempt) -> DeltaFacts:
         raise DeltaInvalid(Reason.NO_TOKENS, "no token was trained on")
     if attempt.delta is None:
         raise DeltaInvalid(Reason.WRONG_SIZE, "no delta was uploaded")
+    if not blobs.is_stored(attempt.delta) and blobs.is_stored(round_.base.blob):
+        raise DeltaLost(f"{attempt.delta} is no longer in storage")
     model, inner = experiment.model_config, experiment.inner_config
     with blobs.local_path(attempt.delta) as path:
         return delta_file.check(
@@ -109,6 +115,14 @@ def reject(*, attempt: Attempt, reason: Reason, detail: str, now: datetime) -> N
     Raises: TransitionLost.
     """
     _end(attempt, State.REJECTED, reason=reason, detail=detail, now=now)
+
+
+def lose(*, attempt: Attempt, detail: str, now: datetime) -> None:
+    """End an attempt whose delta the coordinator itself has lost: no fault of the device's, and nothing to pay for.
+
+    Raises: TransitionLost.
+    """
+    _end(attempt, State.LATE, reason=Reason.DELTA_LOST, detail=detail, now=now)
 
 
 def _end(attempt: Attempt, to: Attempt.State, *, reason: Reason, detail: str, now: datetime) -> None:

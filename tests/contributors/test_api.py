@@ -1,11 +1,14 @@
 """Joining, devices and a contributor's own pages, over HTTP."""
 
+import base64
 import json
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
 from django.core.cache import cache
 from django.core.management import call_command
+from django.db import OperationalError
 
 from contributors import api_keys, ledger, people
 from contributors.models import ApiKey, Contributor, Device, Scope
@@ -169,6 +172,23 @@ def test_the_ledger_lists_ones_own_entries_newest_first(client, mina, headers):
         ("earn", "available", 100, "gift:mina"),
     ]
     assert [entry["release_at"] is not None for entry in entries] == [False, True, False]
+
+
+def test_while_the_database_cannot_write_the_caller_is_told_to_come_back(client, headers, monkeypatch):
+    def fail(contributor):
+        raise OperationalError("database or disk is full")
+
+    monkeypatch.setattr(ledger, "balance", fail)
+    answer = client.get("/api/v1/me", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert answer.headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize("position", ["abc", "9" * 5_000, "\ud800", "-1"])
+def test_a_forged_cursor_is_refused(client, headers, position):
+    cursor = base64.b64encode(urlencode({"p": position}, errors="surrogatepass").encode()).decode()
+    answer = client.get("/api/v1/me/ledger", {"cursor": cursor}, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (404, "Invalid cursor")
 
 
 def test_the_ledger_is_paged_with_a_fixed_number_of_queries(client, mina, headers, django_assert_num_queries):

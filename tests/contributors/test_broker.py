@@ -77,6 +77,12 @@ def test_withdrawal_empties_the_queue_and_may_be_repeated(redis_settings):
     assert coordinator.llen("w:3:jobs") == 0
 
 
+def test_a_redis_that_refuses_to_write_counts_as_away(refusing_redis, settings):
+    settings.REDIS_URL = settings.REDIS_ACL_URL = refusing_redis
+    with pytest.raises(broker.BrokerUnavailable, match="NOREPLICAS"):
+        broker.withdraw(3)
+
+
 def test_accounts_and_waiting_messages_outlive_a_restart_of_redis(redis_settings):
     account = broker.public_account(device_id=4, password=broker.grant(4))
     publish(redis_settings, 4, 1, "nonce")

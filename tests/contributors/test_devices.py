@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import redis
 
@@ -64,8 +66,9 @@ def test_another_protocol_version_says_who_must_upgrade(offset, who):
         {"gpus": ["a", "b"]},
         {"gpu": {"name": "a"}},
         {"memory_bytes": 2**63},
+        {"memory_bytes": math.inf},
     ],
-    ids=["too many", "long text", "long key", "control", "surrogate", "list", "nested", "integer"],
+    ids=["too many", "long text", "long key", "control", "surrogate", "list", "nested", "integer", "infinity"],
 )
 def test_a_description_that_a_database_could_choke_on_is_refused(hardware):
     with pytest.raises(devices.DeviceInvalid):

@@ -1,4 +1,5 @@
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,36 @@ def test_join_under_another_name_is_refused(experiments: Coordinator, capsys: py
     main(["join", experiments.url, "--name", "mina"])
     assert main(["join", experiments.url, "--name", "minsu"]) == 1
     assert "as mina already; set FAI_CONFIG_DIR" in capsys.readouterr().err
+
+
+def test_join_under_another_name_replaces_a_key_that_is_refused(
+    experiments: Coordinator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["join", experiments.url, "--name", "mina"])
+
+    def refuse(method: str, path: str) -> None:
+        if path == "me":
+            raise Problem(401, "key_revoked")
+
+    experiments.hook = refuse
+    assert main(["join", experiments.url, "--name", "minsu"]) == 0
+    stored = load_credentials(tmp_path, experiments.url)
+    assert stored is not None
+    assert stored.nickname == "minsu"
+
+
+def test_join_takes_no_name_where_its_key_could_not_be_stored(
+    experiments: Coordinator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_024, limits[1]))
+    try:
+        assert main(["join", experiments.url, "--name", "mina"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert "free some space, or set FAI_CONFIG_DIR" in capsys.readouterr().err
+    assert experiments.num_requests("POST", "contributors") == 0
 
 
 def test_join_passes_on_why_the_name_cannot_be_had(

@@ -74,6 +74,14 @@ def test_a_call_waits_through_a_coordinator_that_cannot_answer(coordinator: Coor
         assert client.get("me", patience_seconds=FOREVER)["nickname"] == "mina"
 
 
+def test_a_coordinator_that_cannot_answer_is_quoted(coordinator: Coordinator) -> None:
+    fail_times(coordinator, 1, Problem(507, "disk_full"))
+    with make_client(coordinator) as client, pytest.raises(CoordinatorUnreachable) as caught:
+        client.get("me", patience_seconds=0)
+    assert str(caught.value) == "HTTP 507: test: disk_full"
+    assert "cannot do this at the moment (HTTP 507" in str(caught.value.as_stop("https://a.example", exit_code=2))
+
+
 def test_a_call_waits_until_the_coordinator_is_started(coordinator: Coordinator) -> None:
     coordinator.stop()
     timer = threading.Timer(0.3, coordinator.start)

@@ -32,7 +32,9 @@ def test_a_url_is_normalized(text: str, url: str) -> None:
     assert normalize_url(text) == url
 
 
-@pytest.mark.parametrize("text", ["ftp://example.org", "https://", "", "file:///etc"])
+@pytest.mark.parametrize(
+    "text", ["ftp://example.org", "https://", "", "file:///etc", "http://[::1", "[", "http://a:99999", "http://a:b"]
+)
 def test_what_is_no_web_address_is_refused_with_exit_code_2(text: str) -> None:
     with pytest.raises(Stop) as caught:
         normalize_url(text)

@@ -32,7 +32,7 @@ def test_what_once_ran_is_served(state: State) -> None:
 
 def test_a_draft_is_unknown() -> None:
     make_checkpoint(experiment=make_experiment(slug="draft", state=State.DRAFT))
-    for model in ("draft", "nobody"):
+    for model in ("draft", "nobody", "nul\0", "half a pair \ud800", "a" * 10**6):
         with pytest.raises(catalogue.ModelNotFound):
             catalogue.find(model)
 

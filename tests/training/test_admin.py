@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
@@ -394,3 +395,13 @@ def test_the_admin_speaks_korean_below_ko(operator: Client) -> None:
 @pytest.mark.parametrize("page", ["admin:auth_user_changelist", "admin:auth_user_add", "admin:auth_group_changelist"])
 def test_operators_accounts_are_managed_here(operator: Client, page: str) -> None:
     assert operator.get(reverse(page)).status_code == 200
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_every_model_has_a_name_in_the_readers_language(language: str) -> None:
+    ours = [model for model in admin.site._registry if model.__module__.startswith(("contributors", "training", "inf"))]
+    assert len(ours) == 15
+    with translation.override(language):
+        names = [str(name) for model in ours for name in (model._meta.verbose_name, model._meta.verbose_name_plural)]
+    is_korean = [any("가" <= letter <= "힣" for letter in name) for name in names]
+    assert set(is_korean) == {language == "ko"}

@@ -93,11 +93,12 @@ def test_the_next_merge_goes_on_from_the_outer_state(tmp_path: Path, now: dateti
 
 def test_a_delta_that_was_damaged_in_storage_is_never_merged(tmp_path: Path, storage: Path, now: datetime) -> None:
     round_ = make_mergeable_round(tmp_path)
-    delta = Attempt.objects.earliest("pk").delta
-    assert delta is not None
-    (storage / delta.path).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"ends too early|announces"):
+    attempt = Attempt.objects.earliest("pk")
+    assert attempt.delta is not None
+    (storage / attempt.delta.path).write_bytes(b"damaged")
+    with pytest.raises(aggregation.DeltasLost) as caught:
         merge(round_, now)
+    assert list(caught.value.attempts) == [attempt]
     assert not Blob.objects.filter(kind=Blob.Kind.OUTER_STATE).exists()
 
 

@@ -36,9 +36,12 @@ def make_open_round(*, target: int = 1_000 * BATCH, **fields: Any) -> Round:
     return make_round(experiment=experiment)
 
 
-def enroll(round_: Round, *, speed: float | None = BATCH, **fields: Any) -> Device:
+def enroll(round_: Round, *, speed: float | None = BATCH, is_proven: bool = True, **fields: Any) -> Device:
     """A live, idle device that trains `speed` tokens a second on the round's experiment."""
     device = make_device(**fields)
+    if is_proven:
+        finished = make_round(experiment=make_experiment(state=Experiment.State.FINISHED), state=Round.State.CLOSED)
+        make_attempt_in(State.MERGED, device=device, job=make_job(round_=finished))
     make_enrollment(device=device, experiment=round_.experiment, tokens_per_second=speed)
     return device
 
@@ -51,9 +54,18 @@ def offered(now: datetime) -> dict[int, int]:
 # Sizes
 
 
-def split(remaining: int, *speeds: float | None) -> list[int]:
+def split(remaining: int, *speeds: float | None, unproven_tokens: int | None = None) -> list[int]:
+    """What devices of these speeds get; with `unproven_tokens` nobody has accepted work yet."""
     enrollments = [Enrollment(device=Device(pk=number), tokens_per_second=speed) for number, speed in enumerate(speeds)]
-    shares = dispatch.split(remaining_tokens=remaining, enrollments=enrollments, job_seconds=100, batch_tokens=BATCH)
+    for enrollment in enrollments:
+        enrollment.is_proven = unproven_tokens is None  # type: ignore[attr-defined]
+    shares = dispatch.split(
+        remaining_tokens=remaining,
+        enrollments=enrollments,
+        job_seconds=100,
+        batch_tokens=BATCH,
+        unproven_tokens=unproven_tokens or 0,
+    )
     return [share.num_tokens for share in shares]
 
 
@@ -77,12 +89,26 @@ def test_where_steps_are_too_few_the_first_devices_get_them() -> None:
     assert split(2 * BATCH, 1.0, 1.0, 1.0) == [BATCH, BATCH]
 
 
+def test_an_unproven_device_gets_a_bounded_first_job_whatever_speed_it_claims() -> None:
+    assert split(100 * BATCH, 1e9, unproven_tokens=25 * BATCH) == [25 * BATCH]
+    assert split(100 * BATCH, BATCH * 0.1, unproven_tokens=25 * BATCH) == [10 * BATCH]
+    assert split(100 * BATCH, 1e9, unproven_tokens=BATCH - 1) == [BATCH]
+
+
 @given(st.integers(0, 2**50), st.lists(st.floats(0, 1e9), max_size=20))
 def test_shares_are_whole_steps_within_what_is_left(remaining: int, speeds: list[float]) -> None:
     shares = split(remaining, *speeds)
     assert sum(shares) <= remaining
     assert all(share >= BATCH and share % BATCH == 0 for share in shares)
     assert bool(shares) == (bool(speeds) and remaining >= BATCH)
+
+
+def test_a_claimed_speed_counts_in_full_once_work_of_the_device_was_accepted(now: datetime) -> None:
+    round_ = make_open_round(target=100 * BATCH)
+    liar = enroll(round_, speed=1e9, is_proven=False)
+    assert offered(now) == {liar.pk: 25 * BATCH}
+    Attempt.objects.filter(device=liar).update(state=State.ACCEPTED, verified_tokens=25 * BATCH)
+    assert offered(now) == {liar.pk: 75 * BATCH}
 
 
 # Whom

@@ -1,15 +1,19 @@
 """The control plane's tasks: a whole experiment goes through them, and running one twice does no harm."""
 
+import errno
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from django.core.files.storage import default_storage
 from django.utils import timezone
 
 from ml.config import ModelConfig
 from ml.layout import parameter_shapes
+from ml.protocol import Reason
 from tests.ml.make_deltas import MODEL
 from tests.training.conftest import Heard
 from tests.training.make import (
@@ -70,7 +74,7 @@ def work(attempt: Attempt, folder: Path) -> None:
 def test_an_experiment_goes_from_its_corpus_through_its_rounds_to_its_end(tmp_path: Path, heard: Heard) -> None:
     experiment = make_started_experiment(tmp_path, num_rounds=2)
     tasks.prepare(experiment.pk)
-    devices = [make_device(last_seen_at=timezone.now()) for _ in range(2)]
+    devices = [make_device(last_seen_at=timezone.now()) for _ in range(4)]
     for device in devices:
         make_enrollment(device=device, experiment=experiment, tokens_per_second=5.0)
     for number in (1, 2):
@@ -86,7 +90,7 @@ def test_an_experiment_goes_from_its_corpus_through_its_rounds_to_its_end(tmp_pa
         assert heard("evaluate") == [[round_.pk]]
         tasks.evaluate(round_.pk)
         round_.refresh_from_db()
-        assert (round_.state, round_.merged_attempts.count()) == (Round.State.CLOSED, 2)
+        assert (round_.state, round_.merged_attempts.count()) == (Round.State.CLOSED, 4)
     experiment.refresh_from_db()
     assert experiment.state == Experiment.State.FINISHED
     losses = experiment.checkpoints.order_by("number").values_list("validation_loss", flat=True)
@@ -104,6 +108,21 @@ def test_a_preparation_that_fails_goes_back_to_the_operator(tmp_path: Path) -> N
     experiment.refresh_from_db()
     assert experiment.state == Experiment.State.DRAFT
     assert "holds no text" in experiment.problem
+
+
+def test_a_preparation_without_room_tells_the_operator_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_started_experiment(tmp_path)
+
+    def fail(**arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(blobs, "put", fail)
+    tasks.prepare(experiment.pk)
+    experiment.refresh_from_db()
+    assert experiment.state == Experiment.State.DRAFT
+    assert experiment.problem.startswith("[Errno 28] No space left on device: free some space")
 
 
 @pytest.mark.parametrize("state", sorted(set(Experiment.State) - {Experiment.State.PREPARING}))
@@ -159,6 +178,50 @@ def test_merging_a_round_without_deltas_leaves_it_open(tmp_path: Path) -> None:
     round_ = make_small_round(tmp_path)
     tasks.merge(round_.pk)
     assert Round.objects.get(pk=round_.pk).state == Round.State.OPEN
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"damaged")], ids=["lost", "damaged"])
+def test_a_delta_that_storage_lost_is_left_out_of_the_merge_and_stays_paid(
+    damage: Callable[[Path], object], tmp_path: Path, heard: Heard
+) -> None:
+    round_ = make_small_round(tmp_path)
+    lost, kept = (make_submitted_attempt(tmp_path, round_=round_) for _ in range(2))
+    for attempt in (lost, kept):
+        tasks.validate(attempt.pk)
+    assert lost.delta is not None
+    damage(Path(default_storage.path(lost.delta.path)))
+    tasks.merge(round_.pk)
+    lost.refresh_from_db()
+    assert (lost.state, lost.reason) == (Attempt.State.LATE, Reason.DELTA_LOST)
+    assert lost.merged_into_id is None
+    assert lost.earned_credits
+    assert heard("evaluate") == []
+    tasks.merge(round_.pk)
+    kept.refresh_from_db()
+    assert kept.state == Attempt.State.MERGED
+    assert not earnings.audit(now=timezone.now()).violations
+
+
+def test_while_storage_is_away_a_merge_fails_and_drops_nothing(tmp_path: Path) -> None:
+    round_ = make_small_round(tmp_path)
+    attempt = make_submitted_attempt(tmp_path, round_=round_)
+    tasks.validate(attempt.pk)
+    Path(default_storage.path("blobs")).rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        tasks.merge(round_.pk)
+    attempt.refresh_from_db()
+    assert attempt.state == Attempt.State.ACCEPTED
+
+
+def test_a_delta_that_storage_lost_before_its_validation_is_no_fault_of_the_device(tmp_path: Path) -> None:
+    attempt = make_submitted_attempt(tmp_path, round_=make_small_round(tmp_path))
+    assert attempt.delta is not None
+    default_storage.delete(attempt.delta.path)
+    tasks.validate(attempt.pk)
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.reason) == (Attempt.State.LATE, Reason.DELTA_LOST)
+    assert attempt.delta_id is None
+    assert not dispatch.recent_faults(now=timezone.now()).exists()
 
 
 def test_a_merge_that_died_is_done_again_with_the_same_result(tmp_path: Path, heard: Heard) -> None:

@@ -241,6 +241,16 @@ def test_pieces_of_ended_attempts_are_swept_after_a_day(
     assert path.exists() is not is_swept
 
 
+def test_the_lock_of_a_running_upload_is_left_to_it(attempt: Attempt, now: datetime) -> None:
+    announce(attempt)
+    append(attempt, 0, 100, now)
+    (path,) = staged(attempt)
+    for file in (path, path.with_suffix(".lock")):
+        age(file, now - timedelta(days=2))
+    assert uploads.sweep(now=now) == 0
+    assert path.with_suffix(".lock").exists()
+
+
 def test_pieces_of_unknown_attempts_are_swept(now: datetime) -> None:
     path = Path(settings.UPLOAD_DIR) / f"999-{SHA256}.part"
     path.parent.mkdir()

@@ -1,6 +1,5 @@
 """What a device sent is judged end to end, from a real file to its reason, its earning and its place in storage."""
 
-import contextlib
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -314,10 +313,9 @@ def test_a_validator_that_wakes_up_too_late_changes_nothing(tmp_path: Path, roun
     assert Attempt.objects.get(pk=attempt.pk).state == State.ACCEPTED
 
 
-def test_a_missing_file_is_no_fault_of_the_device(tmp_path: Path, round_: Round, storage: Path) -> None:
+def test_while_storage_is_away_nothing_is_decided(tmp_path: Path, round_: Round, storage: Path) -> None:
     attempt = make_submitted_attempt(tmp_path, round_=round_)
-    assert attempt.delta is not None
-    (storage / attempt.delta.path).unlink()
-    with contextlib.suppress(FileNotFoundError):
+    storage.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
         judge(attempt)
     assert Attempt.objects.get(pk=attempt.pk).state == State.VALIDATING
