@@ -22,8 +22,9 @@ from fai_project.demo_screen import DemoScreen
 from fai_project.local import LocalCoordinator, LocalVolunteer, NotReady
 from fai_project.processes import ProcessDied
 from fai_project.redis_server import RedisFailed, RedisMissing, find_executable
+from ml.bad_input import CorpusInvalid
 from ml.config import PRESETS
-from ml.corpus import CorpusInvalid, read_documents
+from ml.corpus import read_documents
 
 ROOT = Path(__file__).resolve().parent.parent
 SLUG = "demo"

@@ -8,3 +8,9 @@ class BadInput(ValueError):
 
     page: ClassVar[str] = "commands"
     """The page of docs/faq that says more."""
+
+
+class CorpusInvalid(BadInput):
+    """A corpus that cannot be trained on."""
+
+    page = "data"

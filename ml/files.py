@@ -4,10 +4,26 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
+
+from ml.bad_input import BadInput
 
 READ_BYTES = 2**20
+
+
+class OutputExists(BadInput):
+    """Something stands where a result would go."""
+
+    page: ClassVar[str] = "commands"
+
+
+def require_free(path: Path, *, force: bool) -> None:
+    """Raises: OutputExists where `path` exists and `force` does not allow to replace it."""
+    if path.exists() and not force:
+        raise OutputExists(f"{path} exists already: add --force to replace it.")
 
 
 def sha256_file(path: Path) -> str:
@@ -35,6 +51,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _sync_folder(path.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all in it, if it is there."""
+    if folder.is_dir():
+        # Git writes its objects read-only, which Windows does not remove.
+        for path in folder.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def _sync(path: Path) -> None:

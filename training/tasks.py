@@ -38,7 +38,7 @@ def sweep() -> None:
 @shared_task
 def prepare(experiment_pk: int) -> None:
     """Make the tokenizer, shards and first checkpoint of a started experiment."""
-    from ml.corpus import CorpusInvalid
+    from ml.bad_input import CorpusInvalid
     from training import preparation
 
     experiment = Experiment.objects.get(pk=experiment_pk)

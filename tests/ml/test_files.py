@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.files import READ_BYTES, replacing, sha256_file
+from ml.files import READ_BYTES, OutputExists, remove_folder, replacing, require_free, sha256_file
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, READ_BYTES, READ_BYTES + 1])
@@ -48,3 +48,25 @@ def test_two_writers_of_one_path_do_not_share_a_temporary_file(tmp_path: Path) -
         first.write_bytes(b"first")
         second.write_bytes(b"second")
     assert path.read_bytes() == b"first"
+
+
+def test_what_stands_at_a_results_place_is_replaced_only_by_force(tmp_path: Path) -> None:
+    require_free(tmp_path / "free", force=False)
+    require_free(tmp_path, force=True)
+    with pytest.raises(OutputExists, match=f"{tmp_path} exists already: add --force to replace it"):
+        require_free(tmp_path, force=False)
+
+
+def test_a_folder_is_removed_with_what_is_read_only_and_not_through_links(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("kept")
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner/object").touch(mode=0o400)
+    (folder / "link").symlink_to(outside)
+    (folder / "nowhere").symlink_to(tmp_path / "none")
+    mode = outside.stat().st_mode
+    remove_folder(folder)
+    remove_folder(folder)
+    assert not folder.exists()
+    assert (outside.read_text(), outside.stat().st_mode) == ("kept", mode)
