@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml import data
-from ml.corpus import CorpusInvalid
+from ml.bad_input import CorpusInvalid
 from ml.tokenizer import END_OF_TEXT
 from tests.ml.make import TEXT, make_tokenizer
 
@@ -52,6 +53,29 @@ def test_each_document_ends_with_end_of_text() -> None:
     tokens = data.encode_documents([TEXT, "two"], tokenizer=tokenizer)
     assert tokens.dtype == np.uint16
     assert tokenizer.decode(tokens.tolist(), skip_special_tokens=False) == TEXT + END_OF_TEXT + "two" + END_OF_TEXT
+
+
+@pytest.mark.parametrize("chunk_characters", [1, 30, 10_000])
+def test_how_much_is_encoded_at_a_time_changes_no_token(monkeypatch: pytest.MonkeyPatch, chunk_characters: int) -> None:
+    tokenizer = make_tokenizer()
+    documents = ["", TEXT, "one\ntwo\n\nthree", "", "last"]
+    expected = [[*tokenizer.encode(document).ids, 0] for document in documents]
+    monkeypatch.setattr(data, "CHUNK_CHARACTERS", chunk_characters)
+    monkeypatch.setattr("ml.tokenizer.PIECE_CHARACTERS", 10)
+    assert [tokens.tolist() for tokens in data.encode_each(documents, tokenizer=tokenizer)] == expected
+
+
+def test_encoding_reads_no_further_ahead_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "CHUNK_CHARACTERS", 10)
+    read: list[int] = []
+
+    def documents() -> Iterator[str]:
+        for number in range(100):
+            read.append(number)
+            yield "a word"
+
+    next(data.encode_each(documents(), tokenizer=make_tokenizer()))
+    assert len(read) == 2
 
 
 def test_no_documents_are_no_tokens() -> None:

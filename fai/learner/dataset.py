@@ -1,0 +1,40 @@
+"""Turn samples into tokens for training: DATA/train.bin, DATA/val.bin and DATA/dataset.json.
+
+Whole documents are held out for validation, one in twenty, chosen by their content.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fai.learner.progress import track_samples
+from fai.learner.results import print_table
+from fai.learner.skipped import print_skipped
+from ml import dataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DATA", help="the folder with samples and tokenizer.json")
+    parser.add_argument(
+        "--jsonl",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help='documents besides, {"text": ...} on each line; or folders of such files',
+    )
+    parser.add_argument("--force", action="store_true", help="replace the dataset that is there")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    made = dataset.make_dataset(arguments.data, jsonl=arguments.jsonl, force=arguments.force, track=track_samples)
+    print_skipped(made.skipped)
+    print(f"Wrote {arguments.data / dataset.RECORD_FILE}: tokens of {made.record['dtype']}.")
+    print_table(
+        "Tokens", ["file", "documents", "tokens", "bytes/token"], [_row(made.record[part]) for part in ("train", "val")]
+    )
+    print(f"Next: fai train {arguments.data} --preset m4 --out RUN")
+
+
+def _row(part: dict[str, Any]) -> list[str]:
+    return [part["file"], f"{part['documents']:,}", f"{part['tokens']:,}", f"{part['bytes'] / part['tokens']:.2f}"]
