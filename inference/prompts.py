@@ -1,13 +1,6 @@
-"""Texts to tokens, and the chat template: the format of the study documents that the models are trained on.
+"""Texts to tokens: prompts as they are, and chats by ml.chat_template.
 
-    <|endoftext|>[QUESTION]
-    {question}
-    [/QUESTION]
-    [ANSWER]
-    {answer, which the model ends with [/ANSWER]}
-
-Earlier turns stand before, each a whole document; instructions (roles system and developer) stand before the question
-that follows them. The markers are tokens of their own: what a user writes cannot forge one.
+Instructions (roles system and developer) stand before the question that follows them.
 """
 
 import functools
@@ -18,7 +11,8 @@ from tokenizers import Tokenizer
 from inference.errors import ApiError, bad_parameter
 from inference.messages import INSTRUCTION_ROLES, Message
 from ml import tokenizer as ml_tokenizer
-from ml.tokenizer import END_OF_TEXT, SPECIAL_TOKENS
+from ml.chat_template import END_OF_ANSWER, ChatTemplate, marker
+from ml.tokenizer import END_OF_TEXT
 from training import blobs
 from training.models import Blob
 
@@ -31,12 +25,9 @@ def load_tokenizer(sha256: str) -> Tokenizer:
 
 
 @functools.lru_cache(maxsize=8)
-def load_literal_tokenizer(sha256: str) -> Tokenizer:
-    """The same tokenizer, to which the markers of the format are text like any other."""
-    with blobs.local_path(Blob.objects.get(pk=sha256)) as path:
-        tokenizer = ml_tokenizer.load(path)
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def load_template(sha256: str) -> ChatTemplate:
+    """The chat template in the tokens of that tokenizer."""
+    return ChatTemplate(load_tokenizer(sha256))
 
 
 def encode_prompts(prompts: Sequence[str | tuple[int, ...]], *, sha256: str) -> tuple[tuple[int, ...], ...]:
@@ -45,7 +36,7 @@ def encode_prompts(prompts: Sequence[str | tuple[int, ...]], *, sha256: str) -> 
     Raises: ApiError.
     """
     tokenizer = load_tokenizer(sha256)
-    start = (_marker(tokenizer, END_OF_TEXT),)
+    start = (marker(tokenizer, END_OF_TEXT),)
     return tuple(
         (_encode(tokenizer, prompt, param="prompt") or start)
         if isinstance(prompt, str)
@@ -55,33 +46,29 @@ def encode_prompts(prompts: Sequence[str | tuple[int, ...]], *, sha256: str) -> 
 
 
 def encode_chat(messages: Iterable[Message], *, sha256: str) -> tuple[int, ...]:
-    """Tokens of a chat by the template above, up to where the answer begins.
+    """Tokens of a chat by the template, up to where the answer begins.
 
     Raises: ApiError.
     """
-    markers = {name: (_marker(load_tokenizer(sha256), name),) for name in SPECIAL_TOKENS}
-    literal = load_literal_tokenizer(sha256)
-    newline = _encode(literal, "\n", param="messages")
+    template = load_template(sha256)
     tokens: tuple[int, ...] = ()
     instructions: list[str] = []
     for message in messages:
+        _require_text(message.text, param="messages")
         if message.role in INSTRUCTION_ROLES:
             instructions.append(message.text)
-            continue
-        if message.role == "user":
-            text = _encode(literal, "\n" + "\n\n".join([*instructions, message.text]) + "\n", param="messages")
-            tokens += markers[END_OF_TEXT] + markers["[QUESTION]"] + text + markers["[/QUESTION]"] + newline
+        elif message.role == "user":
+            tokens += template.question("\n\n".join([*instructions, message.text]))
             instructions.clear()
         else:
-            text = _encode(literal, f"\n{message.text}\n", param="messages")
-            tokens += markers["[ANSWER]"] + text + markers["[/ANSWER]"]
-    return tokens + markers["[ANSWER]"] + newline
+            tokens += template.answer(message.text)
+    return tokens + template.opening()
 
 
 def stop_tokens(*, sha256: str, is_chat: bool) -> tuple[int, ...]:
     """Tokens that end a text: the end of the document, and in a chat the end of the answer."""
     tokenizer = load_tokenizer(sha256)
-    return tuple(_marker(tokenizer, name) for name in ([END_OF_TEXT, "[/ANSWER]"] if is_chat else [END_OF_TEXT]))
+    return tuple(marker(tokenizer, name) for name in ([END_OF_TEXT, END_OF_ANSWER] if is_chat else [END_OF_TEXT]))
 
 
 def check_context(prompts: Sequence[Sequence[int]], *, max_tokens: int | None, block_size: int, param: str) -> int:
@@ -102,18 +89,15 @@ def check_context(prompts: Sequence[Sequence[int]], *, max_tokens: int | None, b
 
 
 def _encode(tokenizer: Tokenizer, text: str, *, param: str) -> tuple[int, ...]:
+    _require_text(text, param=param)
+    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _require_text(text: str, *, param: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise bad_parameter(param, "invalid_value", f"'{param}' holds half a surrogate pair.") from error
-    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def _marker(tokenizer: Tokenizer, name: str) -> int:
-    token = tokenizer.token_to_id(name)
-    if token is None:
-        raise ValueError(f"the tokenizer has no {name}")
-    return token
 
 
 def _check_tokens(tokens: tuple[int, ...], *, vocab_size: int) -> tuple[int, ...]:

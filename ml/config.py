@@ -153,6 +153,7 @@ class InnerConfig(_Config):
         _require(self.warmup_steps >= 0, "warmup_steps must not be negative")
         _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1 and beta2 must lie in [0, 1)")
         _require(self.clip_norm > 0, "clip_norm must be above 0")
+        _require(self.weight_decay >= 0, "weight_decay must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +211,7 @@ class TrainConfig(_Config):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Raises: ConfigInvalid, naming the field."""
-        sections = {"model": ModelConfig, "optimizer": InnerConfig}
+        sections: dict[str, type[_Config]] = {"model": ModelConfig, "optimizer": InnerConfig}
         for name in sections:
             _require(isinstance(values.get(name, {}), dict), f"{name} must be a table of fields")
         parts = {name: section.from_dict(values[name]) for name, section in sections.items() if name in values}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ml.corpus import CorpusInvalid
+from ml.bad_input import CorpusInvalid
 from ml.data import Tokens
 from ml.model import GPT
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml.config import InnerConfig, ModelConfig
+from ml.memory import count_saved_bytes, free_bytes
 from ml.model import initial_model
 from ml.trainer import Trainer
 
@@ -21,6 +22,8 @@ MIN_GAIN = 1.05
 """A larger micro-batch must be this much faster to be worth its memory."""
 FIND_SECONDS = 6.0
 MEASURE_SECONDS = 3.0
+MEMORY_MARGIN = 2.0
+"""Of what a forward pass keeps: the backward pass needs some more, and other programs may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,13 @@ def detect() -> Hardware:
     )
 
 
+def resolve_precision(name: str, hardware: Hardware) -> str:
+    """fp32, bf16 or fp16: what `auto` means on this hardware, and every other name itself."""
+    if name != "auto":
+        return name
+    return "bf16" if hardware.bf16 else "fp32"
+
+
 def limit_threads(num_threads: int) -> None:
     """Let torch compute on so many cores at most, so that the machine stays usable.
 
@@ -63,15 +73,27 @@ def limit_threads(num_threads: int) -> None:
 
 
 def find_micro_batch(
-    config: ModelConfig, inner: InnerConfig, hardware: Hardware, *, seconds: float = FIND_SECONDS
+    config: ModelConfig,
+    inner: InnerConfig,
+    hardware: Hardware,
+    *,
+    precision: str = "auto",
+    gradient_checkpointing: bool = False,
+    seconds: float = FIND_SECONDS,
 ) -> int:
     """Rows per forward pass that train fastest here, at most a whole batch; starts no trial after `seconds`.
 
+    On the CPU no size is tried that the free memory may not hold: the system would kill the process, not refuse it.
+
     Raises: the device's own out-of-memory error where not even one row fits.
     """
-    trainer = _make_trainer(config, inner, hardware, micro_batch=1)
+    trainer = _make_trainer(config, inner, hardware, micro_batch=1, precision=precision)
+    trainer.model.gradient_checkpointing = gradient_checkpointing
+    row_bytes = _activation_bytes(trainer) if hardware.device == "cpu" else 0
 
     def rows_per_second(num_rows: int) -> float | None:
+        if num_rows > 1 and row_bytes and num_rows * row_bytes * MEMORY_MARGIN > free_bytes():
+            return None
         trainer.micro_batch = num_rows
         taken = min(_time_step(trainer, _random_batch(config, num_rows)) for _ in range(2))
         return num_rows / taken if trainer.micro_batch == num_rows else None
@@ -119,9 +141,25 @@ def rows_per_batch(config: ModelConfig, inner: InnerConfig) -> int:
     return max(1, inner.batch_tokens // config.block_size)
 
 
-def _make_trainer(config: ModelConfig, inner: InnerConfig, hardware: Hardware, *, micro_batch: int) -> Trainer:
+def _make_trainer(
+    config: ModelConfig, inner: InnerConfig, hardware: Hardware, *, micro_batch: int, precision: str = "auto"
+) -> Trainer:
     model = initial_model(config, 0).to(hardware.device)
-    return Trainer(model, inner=inner, bf16=hardware.bf16, micro_batch=micro_batch)
+    return Trainer(model, inner=inner, precision=resolve_precision(precision, hardware), micro_batch=micro_batch)
+
+
+def _activation_bytes(trainer: Trainer) -> int:
+    """What one row needs between its forward and its backward pass, the logits included."""
+    model, config = trainer.model, trainer.model.config
+    is_checkpointed, model.gradient_checkpointing = model.gradient_checkpointing, False
+    with count_saved_bytes() as saved:
+        trainer.step(_random_batch(config, 1), learning_rate=0.0)
+    model.gradient_checkpointing = is_checkpointed
+    logits_bytes = config.block_size * config.vocab_size * 4
+    if not is_checkpointed:
+        return saved.num_bytes + logits_bytes
+    inputs_bytes = config.n_layer * config.block_size * config.n_embd * 4
+    return saved.num_bytes // config.n_layer + inputs_bytes + logits_bytes
 
 
 def _random_batch(config: ModelConfig, num_rows: int) -> NDArray[np.int64]:

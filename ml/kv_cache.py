@@ -43,6 +43,14 @@ class KVCache:
         """Free a slot."""
         self.lengths[slot] = 0
 
+    def reorder(self, parents: Sequence[int]) -> None:
+        """Let slot i go on from what slot parents[i] held; a slot may be the parent of several, or of none."""
+        chosen = torch.tensor(list(parents), device=self.keys.device)
+        num_kept = max(self.lengths)
+        for store in (self.keys, self.values):
+            store[:, : len(chosen), :, :num_kept] = store[:, chosen, :, :num_kept]
+        self.lengths[: len(parents)] = [self.lengths[parent] for parent in parents]
+
     def rows(self, slots: Sequence[int] | None, *, num_new: int) -> "KVRows":
         """The slots as the rows of one forward pass that appends num_new tokens to each.
 

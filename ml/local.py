@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ml import allocator
 from ml.checkpoint import load_model
 from ml.config import InnerConfig, ModelConfig
 from ml.data import open_shard, sample_batch
-from ml.hardware import Hardware, rows_per_batch
+from ml.hardware import Hardware, resolve_precision, rows_per_batch
 from ml.model import GPT
 from ml.protocol import Report, ShardRef
 from ml.trainer import Trainer, learning_rate_at
@@ -68,9 +68,9 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
     """
     tokens = open_shard(shard_path, shard.dtype)
     num_rows, num_steps = plan_steps(model_config, inner, token_budget=token_budget)
-    torch.manual_seed(seed)  # dropout's
     model = _load_base(base_path, model_config).to(hardware.device)
-    trainer = Trainer(model, inner=inner, bf16=hardware.bf16, micro_batch=min(micro_batch, num_rows))
+    precision = resolve_precision("auto", hardware)
+    trainer = Trainer(model, inner=inner, precision=precision, micro_batch=min(micro_batch, num_rows), seed=seed)
     losses: list[float] = []
     start = time.perf_counter()
     for step in range(num_steps):
@@ -95,7 +95,10 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
         tokens_per_second=progress.tokens_per_second,
         partial=progress.num_steps < num_steps,
     )
-    return LocalResult(delta=_subtract_from_base(model, base_path), report=report, micro_batch=trainer.micro_batch)
+    num_fitting_rows = trainer.micro_batch
+    del trainer
+    allocator.return_freed_memory()
+    return LocalResult(delta=_subtract_from_base(model, base_path), report=report, micro_batch=num_fitting_rows)
 
 
 def plan_steps(config: ModelConfig, inner: InnerConfig, *, token_budget: int) -> tuple[int, int]:

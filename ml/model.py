@@ -6,19 +6,24 @@ V vocabulary.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from ml.block_attention import block_attention
 from ml.config import ModelConfig
+from ml.fused_norm import rms_norm, rotated_rms_norm
 from ml.kv_cache import KVCache, KVRows
+from ml.loss import linear_cross_entropy
 
 INITIAL_STD = 0.02
 
 
 class RMSNorm(nn.Module):
-    """Scale to unit mean square, in fp32 whatever comes in."""
+    """Scale to unit mean square, in fp32 whatever comes in; what comes out is in autocast's type where that is on."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -26,7 +31,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)
+        dtype = autocast_dtype(x)
+        if _is_cpu_training(self, x):
+            return rms_norm(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(dtype)
 
 
 class Attention(nn.Module):
@@ -50,26 +58,37 @@ class Attention(nn.Module):
            ├─ k_proj ─ k_norm ─ RoPE ─ (cache) ─────┼─ attention ─ o_proj ─
            └─ v_proj ───────────────── (cache) ─────┘
         """
-        q_BHTE = rotate(self.q_norm(self._heads(self.q_proj(x_BTD))), rotation)
-        k_BKSE = rotate(self.k_norm(self._heads(self.k_proj(x_BTD))), rotation)
-        v_BKSE = self._heads(self.v_proj(x_BTD))
-        mask = None
-        if rows is not None:
-            k_BKSE, v_BKSE = rows.append(layer, k_BKSE, v_BKSE)
-            mask = rows.mask
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE,
-            k_BKSE,
-            v_BKSE,
-            attn_mask=mask,
-            is_causal=rows is None or rows.is_causal,
-            enable_gqa=self.is_grouped,
-        )
+        q_BTHE, k_BTKE, v_BTKE = (self._heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if rows is None and _is_cpu_training(self, x_BTD):
+            y_BHTE = self._attend_on_cpu(q_BTHE, k_BTKE, v_BTKE, rotation)
+        else:
+            q_BHTE = rotate(self.q_norm(q_BTHE).transpose(1, 2), rotation)
+            k_BKSE = rotate(self.k_norm(k_BTKE).transpose(1, 2), rotation)
+            v_BKSE = v_BTKE.transpose(1, 2)
+            if rows is not None:
+                k_BKSE, v_BKSE = rows.append(layer, k_BKSE, v_BKSE)
+            y_BHTE = F.scaled_dot_product_attention(
+                q_BHTE,
+                k_BKSE,
+                v_BKSE,
+                attn_mask=None if rows is None else rows.mask,
+                is_causal=rows is None or rows.is_causal,
+                enable_gqa=self.is_grouped,
+            )
         y_BTD: Tensor = self.o_proj(y_BHTE.transpose(1, 2).flatten(2))
         return y_BTD
 
+    def _attend_on_cpu(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        q_BHTE = rotated_rms_norm(q_BTHE, self.q_norm.weight, self.q_norm.eps, rotation)
+        k_BKTE = rotated_rms_norm(k_BTKE, self.k_norm.weight, self.k_norm.eps, rotation)
+        v_BKTE = v_BTKE.transpose(1, 2)
+        if self.is_grouped:
+            num_repeats = q_BHTE.shape[1] // k_BKTE.shape[1]
+            k_BKTE, v_BKTE = (x.repeat_interleave(num_repeats, dim=1) for x in (k_BKTE, v_BKTE))
+        return block_attention(q_BHTE, k_BKTE, v_BKTE)
+
     def _heads(self, x_BTC: Tensor) -> Tensor:
-        return x_BTC.view(*x_BTC.shape[:2], -1, self.head_dim).transpose(1, 2)
+        return x_BTC.view(*x_BTC.shape[:2], -1, self.head_dim)
 
 
 class MLP(nn.Module):
@@ -132,6 +151,8 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
+        self.gradient_checkpointing = False
+        """Whether training keeps only what enters each layer, and computes the rest again in the backward pass."""
 
     @property
     def device(self) -> torch.device:
@@ -156,8 +177,10 @@ class GPT(nn.Module):
         rows = None if cache is None else cache.rows(slots, num_new=tokens_BT.shape[1])
         rotation = self._rotation(tokens_BT, rows)
         x_BTD = self.model.dropout(self.model.embed_tokens(tokens_BT))
+        is_checkpointed = self.gradient_checkpointing and self.training and rows is None
         for layer, block in enumerate(self.model.layers):
-            x_BTD = block(x_BTD, rotation=rotation, rows=rows, layer=layer)
+            run = partial(checkpoint, block, use_reentrant=False) if is_checkpointed else block
+            x_BTD = run(x_BTD, rotation=rotation, rows=rows, layer=layer)
         if rows is not None:
             rows.commit()
         normed_BTD: Tensor = self.model.norm(x_BTD)
@@ -169,7 +192,8 @@ class GPT(nn.Module):
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token, computed in fp32; a scalar."""
-        return F.cross_entropy(self(tokens_BT).flatten(0, 1).float(), targets_BT.flatten())
+        x_ND = self.hidden(tokens_BT).flatten(0, 1)
+        return linear_cross_entropy(x_ND, self.model.embed_tokens.weight, targets_BT.flatten())
 
     def _rotation(self, tokens_BT: Tensor, rows: KVRows | None) -> tuple[Tensor, Tensor]:
         if rows is None:
@@ -211,6 +235,16 @@ def initial_model(config: ModelConfig, seed: int) -> GPT:
             std = residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else INITIAL_STD
             nn.init.normal_(parameter, std=std, generator=generator)
     return model
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The type that autocast computes matrix products of x in; x's own where autocast is off."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _is_cpu_training(module: nn.Module, x: Tensor) -> bool:
+    return module.training and x.device.type == "cpu"
 
 
 def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:

@@ -10,12 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ml.bad_input import BadInput
+
+
+class SamplingInvalid(BadInput):
+    """A number that is out of its range; the message names the field."""
+
+    page = "generation"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
     """How one text goes on.
 
-    Raises: ValueError where a number is out of its range; the message names the field.
+    Raises: SamplingInvalid.
     """
 
     temperature: float = 1.0
@@ -35,12 +43,13 @@ class SamplingParams:
     """Texts that end the completion and are no part of it."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.temperature < float("inf"), "temperature must be 0 or above")
-        _require(self.top_k is None or self.top_k >= 1, "top_k must be at least 1")
-        _require(0 < self.top_p <= 1, "top_p must lie in (0, 1]")
-        _require(0 <= self.min_p <= 1, "min_p must lie in [0, 1]")
-        _require(0 < self.repetition_penalty < float("inf"), "repetition_penalty must be above 0")
-        _require(self.max_tokens >= 1, "max_tokens must be at least 1")
+        _require(0 <= self.temperature < float("inf"), f"temperature must be 0 or above, not {self.temperature}")
+        _require(self.top_k is None or self.top_k >= 1, f"top_k must be at least 1, not {self.top_k}")
+        _require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], not be {self.top_p}")
+        _require(0 <= self.min_p <= 1, f"min_p must lie in [0, 1], not be {self.min_p}")
+        penalty = self.repetition_penalty
+        _require(0 < penalty < float("inf"), f"repetition_penalty must be above 0, not {penalty}")
+        _require(self.max_tokens >= 1, f"max_tokens must be at least 1, not {self.max_tokens}")
         _require(all(self.stop), "stop must not hold an empty text")
 
 
@@ -51,7 +60,8 @@ def sample_next(logits_BV: Tensor, *, params: Sequence[SamplingParams], texts: S
     """
     if logits_BV.device.type == "mps":
         logits_BV = logits_BV.cpu()  # MPS has no float64.
-    logits_BV = _penalise(logits_BV.float(), params, texts)
+    penalties = [row.repetition_penalty for row in params]
+    logits_BV = penalise(logits_BV.float(), penalties, texts)
     greedy_B = logits_BV.argmax(dim=-1)
     if all(row.temperature == 0 for row in params):
         return [int(token) for token in greedy_B.tolist()]
@@ -60,16 +70,16 @@ def sample_next(logits_BV: Tensor, *, params: Sequence[SamplingParams], texts: S
     return [int(token) for token in torch.where(is_greedy_B, greedy_B, drawn_B).tolist()]
 
 
-def _penalise(logits_BV: Tensor, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]]) -> Tensor:
-    penalised = [b for b, row in enumerate(params) if row.repetition_penalty != 1.0]
+def penalise(logits_BV: Tensor, penalties: Sequence[float], texts: Sequence[Sequence[int]]) -> Tensor:
+    """The logits, where each row's penalty makes the tokens of its text less likely; 1 changes nothing."""
+    penalised = [b for b, penalty in enumerate(penalties) if penalty != 1.0]
     if not penalised:
         return logits_BV
     logits_BV = logits_BV.clone()
     for b in penalised:
         seen = torch.tensor(sorted(set(texts[b])), device=logits_BV.device)
-        factor = params[b].repetition_penalty
         kept = logits_BV[b, seen]
-        logits_BV[b, seen] = torch.where(kept > 0, kept / factor, kept * factor)
+        logits_BV[b, seen] = torch.where(kept > 0, kept / penalties[b], kept * penalties[b])
     return logits_BV
 
 
@@ -119,4 +129,4 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise SamplingInvalid(message)

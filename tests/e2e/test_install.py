@@ -29,7 +29,16 @@ def test_the_package_without_the_server_extra_imports_in_an_empty_environment(tm
     listed = subprocess.run([str(python), "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
     names = {line.split()[0].lower() for line in listed.splitlines()[2:]}
     assert "fai" in names
-    assert not names & {"django", "djangorestframework", "django-storages", "uvicorn", "psycopg"}
+    assert not names & {
+        "django",
+        "djangorestframework",
+        "django-storages",
+        "uvicorn",
+        "psycopg",
+        "datasets",
+        "ftfy",
+        "gguf",
+    }
     imports = "import fai, fai.celery, fai.cli, fai.runner, ml.local; print(fai.__version__)"
     ran = subprocess.run([str(python), "-c", imports], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

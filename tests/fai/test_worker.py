@@ -90,7 +90,7 @@ def test_a_duplicate_message_is_no_work(at_work: Coordinator, own_redis: RedisSe
             ring(own_redis, attempt_id=1)
         wait_until(lambda: worker.output.count('"event": "offer_gone"') == 2)
         assert attempt.state == "accepted"
-        assert at_work.num_requests("POST", ".*submit") == 1
+        assert at_work.num_requests("PUT", "attempts/1/delta") == 1
 
 
 def test_ctrl_c_hands_in_what_is_done(at_work: Coordinator, own_redis: RedisServer, tmp_path: Path) -> None:

@@ -17,5 +17,5 @@ def storage(tmp_path: Path, settings: Any) -> Path:
         "default": {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "storage"}},
     }
     prompts.load_tokenizer.cache_clear()
-    prompts.load_literal_tokenizer.cache_clear()
+    prompts.load_template.cache_clear()
     return tmp_path / "storage"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml.corpus import CorpusInvalid
+from ml.bad_input import CorpusInvalid
 from ml.evaluation import _window_starts, validation_loss
 from tests.ml.make import make_model, make_tokens
 

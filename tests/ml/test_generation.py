@@ -1,10 +1,11 @@
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
-from ml.generation import PromptInvalid, generate, generate_tokens
+from ml.generation import Continuation, PromptInvalid, generate, generate_tokens, read_prompt, room_after
 from ml.model import GPT
 from ml.sampling import SamplingParams
 from ml.tokenizer import END_OF_TEXT
@@ -91,3 +92,38 @@ def test_a_completion_ends_before_a_stop_text() -> None:
 
 def test_the_structure_of_an_answer_is_part_of_its_text() -> None:
     assert recite("[ANSWER]\nyes\n[/ANSWER]").text == "[ANSWER]\nyes\n[/ANSWER]"
+
+
+def test_the_room_after_a_prompt_is_what_the_context_leaves() -> None:
+    model = make_model(make_config(block_size=16))
+    assert room_after(model, [1] * 15) == 1
+    with pytest.raises(PromptInvalid, match="has 18 tokens and the model's context is 16: shorten the prompt by 3"):
+        room_after(model, [1] * 18)
+
+
+def test_a_text_under_way_says_what_there_is_of_it() -> None:
+    tokens = TOKENIZER.encode("abcdef").ids
+    continuation = Continuation(
+        Reciter(tokens), TOKENIZER, [1], SamplingParams(temperature=0.0, max_tokens=len(tokens))
+    )
+    assert continuation.completion.finish_reason == "interrupted"
+    first, second = islice(continuation, 2)
+    completion = continuation.completion
+    assert (completion.text, completion.finish_reason) == (first + second, "interrupted")
+    assert completion.completion_tokens == 2
+    assert completion.tokens_per_second is not None
+
+
+def test_a_prompt_file_loses_its_mark_and_its_last_line_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("\ufeff위젯은\n\n", encoding="utf-8")
+    assert read_prompt(path) == "위젯은\n"
+
+
+def test_a_prompt_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    with pytest.raises(PromptInvalid, match=r"prompt\.txt cannot be read"):
+        read_prompt(path)
+    path.write_bytes("위젯".encode("cp949"))
+    with pytest.raises(PromptInvalid, match=r"prompt.txt is not UTF-8 .*: save it as UTF-8"):
+        read_prompt(path)

@@ -83,6 +83,17 @@ def test_no_trial_starts_after_the_time_is_up() -> None:
     assert hardware.double_while_it_pays(speeds(per_step=1.0, per_row=0.01), limit=64, seconds=0.0) == 1
 
 
+def test_no_size_is_tried_that_the_free_memory_may_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "free_bytes", lambda: 0)
+    assert hardware.find_micro_batch(make_config(), make_inner(batch_tokens=256), make_hardware(), seconds=9.0) == 1
+
+
+def test_auto_is_bfloat16_where_the_hardware_has_it() -> None:
+    machines = [dataclasses.replace(make_hardware(), bf16=has_bf16) for has_bf16 in (True, False)]
+    assert [hardware.resolve_precision("auto", machine) for machine in machines] == ["bf16", "fp32"]
+    assert hardware.resolve_precision("fp16", machines[0]) == "fp16"
+
+
 def test_the_speed_is_measured_by_training() -> None:
     config, inner = make_config(), make_inner(batch_tokens=256)
     micro_batch = hardware.find_micro_batch(config, inner, make_hardware(), seconds=0.2)

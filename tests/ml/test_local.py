@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from ml import data, local
+from ml.bad_input import CorpusInvalid
 from ml.checkpoint import load_model
-from ml.corpus import CorpusInvalid
 from ml.local import LocalResult, Progress
 from tests.ml.make import TEXT, make_base, make_config, make_hardware, make_inner, make_shard, make_tokenizer
 

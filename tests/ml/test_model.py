@@ -164,3 +164,23 @@ def test_a_bfloat16_model_stays_close_to_float32() -> None:
     exact = model(random_tokens())
     rounded = model.bfloat16()(random_tokens()).float()
     assert (rounded - exact).abs().max() < exact.std() * 0.2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_gradient_checkpointing_changes_no_gradient(dropout: float) -> None:
+    gradients = []
+    for is_checkpointed in (False, True):
+        model = make_model(make_config(dropout=dropout), scale=3.0).train()
+        model.gradient_checkpointing = is_checkpointed
+        torch.manual_seed(3)
+        model.loss(random_tokens(), random_tokens()).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_training_on_the_cpu_computes_what_evaluation_does(num_kv_heads: int) -> None:
+    model = make_model(make_config(n_kv_head=num_kv_heads), scale=5.0)
+    tokens = random_tokens()
+    torch.testing.assert_close(model.train()(tokens), model.eval()(tokens), rtol=1e-4, atol=1e-4)

@@ -1,13 +1,18 @@
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import distributed
 
 from ml.config import InnerConfig
 from ml.model import GPT
-from ml.trainer import Trainer, TrainingDiverged, is_out_of_memory, learning_rate_at
+from ml.trainer import Trainer, TrainerState, TrainingDiverged, is_out_of_memory, learning_rate_at
 from tests.ml.make import make_config, make_inner, make_model
 
 
@@ -16,7 +21,7 @@ def make_batch(step: int = 0, num_rows: int = 8) -> NDArray[np.int64]:
 
 
 def make_trainer(model: GPT | None = None, *, micro_batch: int = 8, **inner: float) -> Trainer:
-    return Trainer(model or make_model(), inner=make_inner(**inner), bf16=False, micro_batch=micro_batch)
+    return Trainer(model or make_model(), inner=make_inner(**inner), precision="fp32", micro_batch=micro_batch)
 
 
 def rates(inner: InnerConfig, *, num_steps: int = 100, start: float = 0.0, end: float = 1.0) -> list[float]:
@@ -43,6 +48,13 @@ def test_the_cosine_falls_from_the_full_rate_to_the_least() -> None:
     assert whole == sorted(whole, reverse=True)
 
 
+def test_wsd_is_constant_and_then_falls_in_a_straight_line_to_the_least() -> None:
+    inner = make_inner(schedule="wsd", learning_rate=2.0, warmup_steps=0, min_learning_rate_ratio=0.1, decay_share=0.25)
+    whole = rates(inner)
+    assert whole[:76] == [2.0] * 76
+    assert whole[75:] == pytest.approx([2.0 - 1.8 * step / 25 for step in range(25)])
+
+
 def test_jobs_of_successive_rounds_continue_one_cosine() -> None:
     inner = make_inner(warmup_steps=0)
     halves = rates(inner, num_steps=50, end=0.5) + rates(inner, num_steps=50, start=0.5)
@@ -57,7 +69,7 @@ def test_beyond_the_plan_the_rate_stays_at_its_least() -> None:
 def test_steps_are_those_of_a_plain_loop() -> None:
     """AdamW, clipping and the cosine against the published formulas, written out. Source: arXiv 1711.05101, alg. 2."""
     inner = make_inner(learning_rate=3e-3, clip_norm=0.5, weight_decay=0.3, warmup_steps=2)
-    trainer = Trainer(make_model(scale=5.0), inner=inner, bf16=False, micro_batch=3)
+    trainer = Trainer(make_model(scale=5.0), inner=inner, precision="fp32", micro_batch=3)
     reference = make_model(scale=5.0)
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in reference.named_parameters()}
     clipped = 0
@@ -184,9 +196,100 @@ def test_divergence_names_the_step_and_leaves_the_weights_alone() -> None:
 
 def test_bfloat16_stays_near_float32_and_keeps_the_weights_in_float32() -> None:
     losses = []
-    for bf16 in (False, True):
-        trainer = Trainer(make_model(scale=3.0), inner=make_inner(), bf16=bf16, micro_batch=8)
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(make_model(scale=3.0), inner=make_inner(), precision=precision, micro_batch=8)
         losses.append([trainer.step(make_batch(), learning_rate=1e-3) for _ in range(5)])
         assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_float16_stays_near_float32_and_keeps_the_weights_in_float32() -> None:
+    trainers = [
+        Trainer(make_model(scale=3.0), inner=make_inner(), precision=precision, micro_batch=3)
+        for precision in ("fp32", "fp16")
+    ]
+    losses = [[trainer.step(make_batch(), learning_rate=1e-3) for _ in range(5)] for trainer in trainers]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.002)
+    assert all(parameter.dtype == torch.float32 for parameter in trainers[1].model.parameters())
+
+
+def scaled(trainer: Trainer, scale: float) -> Trainer:
+    state = trainer.state()
+    trainer.load_state(dataclasses.replace(state, scalars=state.scalars | {"loss_scale/scale": scale}))
+    return trainer
+
+
+def test_gradients_that_overflow_float16_only_lower_the_scale() -> None:
+    trainer = scaled(Trainer(make_model(), inner=make_inner(), precision="fp16", micro_batch=8), 2.0**40)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert math.isfinite(trainer.step(make_batch(), learning_rate=1e-3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+    assert trainer.state().scalars["loss_scale/scale"] == 2.0**39
+    for _ in range(30):
+        trainer.step(make_batch(), learning_rate=1e-3)
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_float16_diverges_where_no_scale_helps() -> None:
+    trainer = Trainer(make_model(), inner=make_inner(), precision="fp16", micro_batch=8)
+    with torch.no_grad():
+        trainer.model.model.norm.weight[0] = math.nan
+    with pytest.raises(TrainingDiverged):
+        trainer.step(make_batch(), learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "fp32"), ("muon", "bf16"), ("adamw", "fp16")])
+def test_a_resumed_trainer_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, precision: str) -> None:
+    def make(model: GPT) -> Trainer:
+        return Trainer(model, inner=make_inner(optimizer=optimizer), precision=precision, micro_batch=3, seed=7)
+
+    config = make_config(dropout=0.3)
+    whole = make(make_model(config))
+    for step in range(3):
+        whole.step(make_batch(step), learning_rate=1e-3)
+    save_file({**whole.model.state_dict(), **whole.state().tensors}, tmp_path / "state.safetensors")
+    scalars = json.loads(json.dumps(whole.state().scalars))
+
+    stored = load_file(tmp_path / "state.safetensors")
+    resumed = make(make_model(config, seed=1))
+    resumed.model.load_state_dict({name: stored.pop(name) for name in resumed.model.state_dict()})
+    resumed.load_state(TrainerState(tensors=stored, scalars=scalars))
+    torch.rand(1)  # Another program's use of the global generator.
+    for step in range(3, 6):
+        assert resumed.step(make_batch(step), learning_rate=1e-3) == whole.step(make_batch(step), learning_rate=1e-3)
+    for name, parameter in resumed.model.named_parameters():
+        assert torch.equal(parameter, whole.model.get_parameter(name)), name
+
+
+def test_dropout_follows_from_seed_and_step() -> None:
+    def first_losses(seed: int) -> list[float]:
+        model = make_model(make_config(dropout=0.3), scale=5.0)
+        trainer = Trainer(model, inner=make_inner(), precision="fp32", micro_batch=8, seed=seed)
+        return [trainer.step(make_batch(), learning_rate=0.0) for _ in range(2)]
+
+    assert first_losses(1) == first_losses(1)
+    assert len({*first_losses(1), *first_losses(2)}) == 4
+
+
+def _train_one_rank(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    trainer = make_trainer(micro_batch=3 - rank)
+    losses = [trainer.step(make_batch(step)[rank::2], learning_rate=1e-3) for step in range(3)]
+    save_file(trainer.model.state_dict(), folder / f"{rank}.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps(losses))
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_train_as_one_with_the_rows_of_both(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_train_one_rank, args=(tmp_path,), nprocs=2)
+    alone = make_trainer()
+    losses = [alone.step(make_batch(step), learning_rate=1e-3) for step in range(3)]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    for name, parameter in alone.model.named_parameters():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], parameter.detach(), rtol=0, atol=3e-5)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(losses, rel=1e-5)

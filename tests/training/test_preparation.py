@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ml import checkpoint, data, tokenizer
-from ml.corpus import CorpusInvalid
+from ml.bad_input import CorpusInvalid
 from ml.layout import delta_size_bytes
 from tests.ml.make_deltas import MODEL
 from tests.training.make import make_corpus, make_experiment
