@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test check bench bench-training
 
 help:
 	@echo "make demo   train a small model with two volunteers on this machine, then spend the credits"
 	@echo "make test   run every test"
 	@echo "make check  lint, types, import rules, migrations"
 	@echo "make bench  measure what docs/experiments.md states"
+	@echo "make bench-training   the same of the learner's pipeline; ARGS=\"--corpus DIR\" on a corpus of your own"
 	@echo "make setup  only install, into .venv"
 
 setup:
@@ -30,3 +31,6 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-training: setup
+	$(BIN)/python -m benchmarks --training $(ARGS)

@@ -1,6 +1,7 @@
 """Measures what docs/experiments.md states, one benchmark after the other, each in a process of its own.
 
 python -m benchmarks [--write] [NAME ...]
+python -m benchmarks --training [--corpus DIR] [--quick] [--write] [NAME ...]
 
 A figure that misses its goal is said, and is no failure; a benchmark that does not end by itself is one.
 """
@@ -16,6 +17,9 @@ from pathlib import Path
 from ml import hardware
 
 NAMES = ("demo_learning", "merging", "job_cycles", "cached_generation")
+TRAINING_NAMES = ("training_speed", "gradient_checkpointing", "data_pipeline", "learning_per_token")
+"""Of the learner's pipeline; each has a quick form."""
+CORPUS_NAMES = ("data_pipeline", "learning_per_token")
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "experiments.md"
 
 
@@ -24,17 +28,12 @@ class BenchmarkFailed(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without any")
-    parser.add_argument("--write", action="store_true", help="replace the tables in docs/experiments.md")
-    options = parser.parse_args()
-    if unknown := set(options.names) - set(NAMES):
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    options = read_options()
     failed = []
-    for name in options.names or NAMES:
+    for name in options.names:
         print(f"== {name} ==", flush=True)
         try:
-            output = run(name)
+            output = run(name, *arguments_of(name, options))
         except BenchmarkFailed as problem:
             print(problem, file=sys.stderr)
             failed.append(name)
@@ -44,13 +43,40 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run(name: str) -> str:
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="some of the group; all of it without any")
+    parser.add_argument("--training", action="store_true", help="the group of the learner's pipeline")
+    parser.add_argument("--corpus", type=Path, help="of --training: a folder of raw folders; default: the sample")
+    parser.add_argument("--quick", action="store_true", help="of --training: do they run at all?")
+    parser.add_argument("--write", action="store_true", help="replace the tables in docs/experiments.md")
+    options = parser.parse_args()
+    group = TRAINING_NAMES if options.training else NAMES
+    if unknown := set(options.names) - set(group):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(group)}")
+    if not options.training and (options.corpus or options.quick):
+        parser.error("--corpus and --quick belong to --training")
+    if options.quick and options.write:
+        parser.error("--quick makes no figures to write")
+    options.names = options.names or group
+    return options
+
+
+def arguments_of(name: str, options: argparse.Namespace) -> list[str]:
+    quick = ["--quick"] if options.quick else []
+    return quick + (["--corpus", str(options.corpus)] if options.corpus and name in CORPUS_NAMES else [])
+
+
+def run(name: str, *arguments: str) -> str:
     """What a benchmark prints, shown while it comes.
 
     Raises: BenchmarkFailed.
     """
     lines = []
-    with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

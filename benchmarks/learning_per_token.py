@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from benchmarks.learning_contenders import Entry, Ours, Rival
 from benchmarks.learning_runs import Outcome, Setup, read_text, run_once
 from benchmarks.tables import Goal, print_goals, print_table
+from ml.allocator import keep_freed_memory
 from ml.config import PRESETS
 from ml.files import replacing
 from ml.hardware import limit_threads
@@ -39,6 +40,7 @@ MODEL = PRESETS["tiny"].replace(vocab_size=1_024, n_layer=2, n_head=2, n_kv_head
 RIVAL = Entry(name="gpt2-adamw-cosine", start=Rival, optimizer="adamw", schedule="cosine", learning_rate=8e-3)
 OURS = Entry(name="ours-muon-wsd", start=Ours, optimizer="muon", schedule="wsd", learning_rate=8e-3)
 ABLATIONS = (
+    Entry(name="gpt2-adamw-wsd", start=Rival, optimizer="adamw", schedule="wsd", learning_rate=8e-3),
     Entry(name="ours-adamw-cosine", start=Ours, optimizer="adamw", schedule="cosine", learning_rate=8e-3),
     Entry(name="ours-muon-cosine", start=Ours, optimizer="muon", schedule="cosine", learning_rate=8e-3),
 )
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="1 measures the same beside other programs")
     options = parser.parse_args()
     limit_threads(options.threads)
+    keep_freed_memory()
     setup = Setup(
         model=MODEL,
         num_tokens=QUICK_TOKENS if options.quick else NUM_TOKENS,

@@ -12,5 +12,7 @@ def test_the_fallback_is_on_before_torch_is_loaded_unless_somebody_chose(chosen:
     environment = {name: value for name, value in os.environ.items() if name != "PYTORCH_ENABLE_MPS_FALLBACK"}
     if chosen is not None:
         environment["PYTORCH_ENABLE_MPS_FALLBACK"] = chosen
-    output = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
     assert output.stdout.split() == [expected, "False"]
