@@ -9,10 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ml.files import replacing
+from ml.run import PICTURE_FILE
 from ml.tracking import Metrics, read_metrics
 from ml.train_state import saving
 
-PICTURE_FILE = "loss.png"
 MEAN_SHARE = 0.05
 """Of the steps, over which the line is a mean: the loss of one batch jumps with its texts."""
 DPI = 100

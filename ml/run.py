@@ -3,6 +3,7 @@
 RUN/config.json                     TrainConfig, and which dataset it was trained on
 RUN/tokenizer.json                  a copy of the dataset's
 RUN/metrics.jsonl                   one line a step, and one an evaluation
+RUN/loss.png                        their picture, where it was asked for
 RUN/checkpoints/STEP/               model.safetensors, and what training needs to go on; newest last by name
 RUN/best/model.safetensors          the lowest validation loss, with best/state.json saying step and loss
 
@@ -49,6 +50,7 @@ from ml.tokenizer import end_of_text
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
+PICTURE_FILE = "loss.png"
 CHECKPOINTS_FOLDER = "checkpoints"
 MODEL_FILE = "model.safetensors"
 BEST_FOLDER = "best"

@@ -32,6 +32,7 @@ from ml.run import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     METRICS_FILE,
+    PICTURE_FILE,
     TOKENIZER_FILE,
     RunInvalid,
     read_config,
@@ -191,7 +192,7 @@ def _make_folder(job: Job, dataset: Dataset) -> None:
 def _remove_run(run: Path) -> None:
     """Remove a run's own files; whatever else a person put beside them stays."""
     # config.json goes last: as long as it is there, the folder is known as a run that may be replaced.
-    for name in (*RUN_FOLDERS, METRICS_FILE, TOKENIZER_FILE, CONFIG_FILE):
+    for name in (*RUN_FOLDERS, PICTURE_FILE, METRICS_FILE, TOKENIZER_FILE, CONFIG_FILE):
         path = run / name
         if path.is_dir():
             shutil.rmtree(path)

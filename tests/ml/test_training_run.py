@@ -279,8 +279,10 @@ def test_force_replaces_a_run_and_leaves_other_files(whole: Path, data: Path, tm
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     (out / "notes.txt").write_text("mine", encoding="utf-8")
+    (out / "loss.png").touch()
     train(data, out=out, choices=make_choices(max_steps=1), existing="replace")
     assert steps_of(out) == [0, 1]
+    assert not (out / "loss.png").exists()
     assert [line["step"] for line in read_metrics(out)] == [1, 1]
     assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
 
