@@ -38,11 +38,11 @@ GRID_STEP = 2.0
 MODEL = PRESETS["tiny"].replace(vocab_size=1_024, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
 
 RIVAL = Entry(name="gpt2-adamw-cosine", start=Rival, optimizer="adamw", schedule="cosine", learning_rate=8e-3)
-OURS = Entry(name="ours-muon-wsd", start=Ours, optimizer="muon", schedule="wsd", learning_rate=8e-3)
+OURS = Entry(name="ours-muon-cosine", start=Ours, optimizer="muon", schedule="cosine", learning_rate=8e-3)
 ABLATIONS = (
     Entry(name="gpt2-adamw-wsd", start=Rival, optimizer="adamw", schedule="wsd", learning_rate=8e-3),
     Entry(name="ours-adamw-cosine", start=Ours, optimizer="adamw", schedule="cosine", learning_rate=8e-3),
-    Entry(name="ours-muon-cosine", start=Ours, optimizer="muon", schedule="cosine", learning_rate=8e-3),
+    Entry(name="ours-muon-wsd", start=Ours, optimizer="muon", schedule="wsd", learning_rate=8e-3),
 )
 
 

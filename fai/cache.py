@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fai.client import FOREVER, Client, CoordinatorUnreachable
-from fai.locks import exclusive
 from fai.stop import Stop
 from ml.files import sha256_file
+from ml.locks import exclusive
 
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk beyond what is asked for."""

@@ -16,7 +16,6 @@ from fai.contact import ScreenContact
 from fai.departure import Departure, exit_at_once
 from fai.heartbeat import DeafnessWatch, Heart
 from fai.joining import check_experiment
-from fai.locks import AlreadyLocked, exclusive
 from fai.machine import be_modest
 from fai.measuring import Measuring
 from fai.messages import reason_sentence
@@ -27,6 +26,7 @@ from fai.speed import Speeds
 from fai.stop import Stop
 from fai.verdicts import Verdicts
 from ml import hardware
+from ml.locks import AlreadyLocked, exclusive
 from ml.protocol import BrokerAccount, DeviceState, Directives, Heartbeat, Reason, Receipt
 
 FIRST_CONTACT_SECONDS = 30.0

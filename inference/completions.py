@@ -51,15 +51,16 @@ def prepare(parameters: Parameters) -> Order:
         raise errors.unavailable(f"The model {parameters.model!r} has no tokenizer.")
     is_chat = bool(parameters.messages)
     sha256 = experiment.tokenizer_id
+    block_size = experiment.model_config.block_size
     tokens = (
-        (prompts.encode_chat(parameters.messages, sha256=sha256),)
+        (prompts.encode_chat(parameters.messages, sha256=sha256, block_size=block_size),)
         if is_chat
-        else prompts.encode_prompts(parameters.prompts, sha256=sha256)
+        else prompts.encode_prompts(parameters.prompts, sha256=sha256, block_size=block_size)
     )
     max_tokens = prompts.check_context(
         tokens,
         max_tokens=parameters.max_tokens,
-        block_size=experiment.model_config.block_size,
+        block_size=block_size,
         param="messages" if is_chat else "prompt",
     )
     request = GenerationRequest(

@@ -4,7 +4,7 @@ Instructions (roles system and developer) stand before the question that follows
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
@@ -30,31 +30,41 @@ def load_template(sha256: str) -> ChatTemplate:
     return ChatTemplate(load_tokenizer(sha256))
 
 
-def encode_prompts(prompts: Sequence[str | tuple[int, ...]], *, sha256: str) -> tuple[tuple[int, ...], ...]:
+@functools.lru_cache(maxsize=8)
+def _longest_token_bytes(sha256: str) -> int:
+    return ml_tokenizer.longest_token_bytes(load_tokenizer(sha256))
+
+
+def encode_prompts(
+    prompts: Sequence[str | tuple[int, ...]], *, sha256: str, block_size: int
+) -> tuple[tuple[int, ...], ...]:
     """Tokens of raw prompts; the markers are recognised in them, and an empty one begins a document.
 
     Raises: ApiError.
     """
     tokenizer = load_tokenizer(sha256)
     start = (marker(tokenizer, END_OF_TEXT),)
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            _require_text([prompt], param="prompt", sha256=sha256, block_size=block_size)
     return tuple(
-        (_encode(tokenizer, prompt, param="prompt") or start)
+        (tuple(tokenizer.encode(prompt, add_special_tokens=False).ids) or start)
         if isinstance(prompt, str)
         else _check_tokens(prompt, vocab_size=tokenizer.get_vocab_size())
         for prompt in prompts
     )
 
 
-def encode_chat(messages: Iterable[Message], *, sha256: str) -> tuple[int, ...]:
+def encode_chat(messages: Sequence[Message], *, sha256: str, block_size: int) -> tuple[int, ...]:
     """Tokens of a chat by the template, up to where the answer begins.
 
     Raises: ApiError.
     """
+    _require_text([message.text for message in messages], param="messages", sha256=sha256, block_size=block_size)
     template = load_template(sha256)
     tokens: tuple[int, ...] = ()
     instructions: list[str] = []
     for message in messages:
-        _require_text(message.text, param="messages")
         if message.role in INSTRUCTION_ROLES:
             instructions.append(message.text)
         elif message.role == "user":
@@ -88,16 +98,22 @@ def check_context(prompts: Sequence[Sequence[int]], *, max_tokens: int | None, b
     return block_size - longest if max_tokens is None else max_tokens
 
 
-def _encode(tokenizer: Tokenizer, text: str, *, param: str) -> tuple[int, ...]:
-    _require_text(text, param=param)
-    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+def _require_text(texts: Sequence[str], *, param: str, sha256: str, block_size: int) -> None:
+    """Raises: ApiError where the texts are no Unicode, or longer than any text that fits the context.
 
-
-def _require_text(text: str, *, param: str) -> None:
+    Megabytes would keep a thread busy for seconds before their tokens are counted.
+    """
     try:
-        text.encode()
+        num_bytes = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError as error:
         raise bad_parameter(param, "invalid_value", f"'{param}' holds half a surrogate pair.") from error
+    if num_bytes > block_size * _longest_token_bytes(sha256):
+        raise bad_parameter(
+            param,
+            "context_length_exceeded",
+            f"This model's maximum context length is {block_size} tokens. However, '{param}' has {num_bytes} bytes, "
+            "which are more tokens in any case: reduce it.",
+        )
 
 
 def _check_tokens(tokens: tuple[int, ...], *, vocab_size: int) -> tuple[int, ...]:

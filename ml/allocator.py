@@ -11,6 +11,8 @@ from functools import cache
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
+_DEFAULTS = {_M_MMAP_MAX: 65_536, _M_TRIM_THRESHOLD: 128 * 1024}
+"""Source: mallopt(3)."""
 
 
 def keep_freed_memory() -> None:
@@ -21,8 +23,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the system back what is kept and not used, as between two jobs of a volunteer."""
+    """Give the system back what is kept and not used, and from here on what is freed; as between two jobs."""
     if libc := _glibc():
+        for option, value in _DEFAULTS.items():
+            libc.mallopt(option, value)
         libc.malloc_trim(0)
 
 

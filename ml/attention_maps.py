@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.bad_input import BadInput
-from ml.files import replacing, require_free
+from ml.files import require_free, writing
 
 KOREAN_FONTS = (
     "NanumGothic",
@@ -75,7 +75,7 @@ def draw(maps_LHTT: Tensor, labels: Sequence[str], *, out: Path, choice: Choice,
 
     Each row of a map is a token, and shows how much it takes in of the tokens before it and of itself.
 
-    Raises: MapsInvalid, ml.files.OutputExists.
+    Raises: MapsInvalid, ml.files.OutputExists, ml.files.FileUnwritable.
     """
     require_free(out, force=force)
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
@@ -91,7 +91,7 @@ def draw(maps_LHTT: Tensor, labels: Sequence[str], *, out: Path, choice: Choice,
     ):
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = _figure(grid, labels)
-        with replacing(out) as partial:
+        with writing(out) as partial:
             figure.savefig(partial, format="png", dpi=DPI)
     return [INSTALL_FONT] if font is None and any(_is_korean(label) for label in labels) else []
 

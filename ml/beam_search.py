@@ -19,6 +19,9 @@ from ml.sampling import penalise
 from ml.text_stream import TextStream
 from ml.tokenizer import end_of_text, token_bytes
 
+MAX_BEAMS = 256
+"""Each has keys and values of its own in memory."""
+
 
 class BeamsInvalid(BadInput):
     """A search that cannot be made; the message names the number."""
@@ -42,9 +45,10 @@ class BeamParams:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("num_beams", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise BeamsInvalid(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 1 <= self.num_beams <= MAX_BEAMS:
+            raise BeamsInvalid(f"num_beams must lie between 1 and {MAX_BEAMS}, not be {self.num_beams}")
+        if self.max_tokens < 1:
+            raise BeamsInvalid(f"max_tokens must be at least 1, not {self.max_tokens}")
         if not 0 <= self.length_penalty < float("inf"):
             raise BeamsInvalid(f"length_penalty must be 0 or above, not {self.length_penalty}")
         if not 0 < self.repetition_penalty < float("inf"):

@@ -2,7 +2,7 @@
 
 torch's own kernel computes 32 queries by 512 keys at a time, in products too small for the CPU's bf16 units; its
 backward pass takes three times as long as this one. Memory grows with the length of a text, not with its square:
-the backward pass computes each block's probabilities again.
+the backward pass computes each block's probabilities again where they would be many.
 
 Shape suffixes: M texts times heads, T tokens, Q queries of a block, S keys up to the block's end, E head_dim.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_QUERIES = 128
+KEPT_TOKENS = 256
+"""Up to this length the probabilities are kept, which are few beside what the rest of a layer keeps."""
 
 
 def block_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
@@ -30,23 +32,27 @@ def block_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_MTE: Tensor, k_MTE: Tensor, v_MTE: Tensor) -> Tensor:
-        ctx.save_for_backward(q_MTE, k_MTE, v_MTE)
+        kept = []
         y_MTE = torch.empty_like(q_MTE)
         for block, past in _blocks(q_MTE.shape[1]):
-            y_MTE[:, block] = torch.bmm(_probabilities(q_MTE[:, block], k_MTE[:, past]), v_MTE[:, past])
+            p_MQS = _probabilities(q_MTE[:, block], k_MTE[:, past])
+            y_MTE[:, block] = torch.bmm(p_MQS, v_MTE[:, past])
+            if q_MTE.shape[1] <= KEPT_TOKENS:
+                kept.append(p_MQS)
+        ctx.save_for_backward(q_MTE, k_MTE, v_MTE, *kept)
         return y_MTE
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_MTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_MTE, k_MTE, v_MTE = ctx.saved_tensors
+        q_MTE, k_MTE, v_MTE, *kept = ctx.saved_tensors
         scale = 1 / math.sqrt(q_MTE.shape[2])
         grad_q_MTE = torch.empty_like(q_MTE)
         # In float32, because every later block adds to them.
         grad_k_MTE = torch.zeros(k_MTE.shape, dtype=torch.float32)
         grad_v_MTE = torch.zeros(v_MTE.shape, dtype=torch.float32)
         for block, past in _blocks(q_MTE.shape[1]):
-            p_MQS = _probabilities(q_MTE[:, block], k_MTE[:, past])
+            p_MQS = kept.pop(0) if kept else _probabilities(q_MTE[:, block], k_MTE[:, past])
             grad_MQE = grad_MTE[:, block]
             grad_p_MQS = torch.bmm(grad_MQE, v_MTE[:, past].mT)
             grad_scores_MQS = torch._softmax_backward_data(grad_p_MQS, p_MQS, -1, p_MQS.dtype)

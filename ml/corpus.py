@@ -1,35 +1,42 @@
-"""A corpus: the files below a folder that can be read as text, and the documents in them."""
+"""A corpus: the files below a folder that can be read as text, and the documents in them.
+
+A file is a document; a file of JSONL has one on each line.
+"""
 
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml.bad_input import CorpusInvalid
 from ml.cleaning import KINDS, kind_of
-from ml.documents import Document, Unusable, read_document
+from ml.documents import MAX_BYTES, Document, Unusable, read_document, read_line
 from ml.duplicates import Seen
+from ml.files import PARTIAL
+from ml.jsonl import SUFFIX as JSONL
 
 TOOL_FOLDERS = frozenset({".git", ".hg", ".svn", ".dart_tool", ".venv", "node_modules", "__pycache__"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """A file, or what stands in its place and is not read."""
+    """A file, a line of JSONL, or what stands in its place and is not read."""
 
     path: Path
     name: str
     """Below the folder, parted by slashes; bytes that are no UTF-8 are written \\xNN."""
     problem: Unusable | None = None
     num_bytes: int = 0
+    offset: int | None = None
+    """Where its line begins, in a file of JSONL, whose name then ends with the line's number."""
 
     def read(self) -> Document:
         """Raises: Unusable."""
         if self.problem:
             raise self.problem
-        return read_document(self.path)
+        return read_document(self.path) if self.offset is None else read_line(self.path, self.offset)
 
 
 def read_documents(folder: Path) -> list[str]:
@@ -116,7 +123,8 @@ def find_files(folder: Path) -> Iterator[Found]:
             continue
         problem = _problem(path, status.st_mode, root)
         if problem or not stat.S_ISDIR(status.st_mode):
-            yield Found(path=path, name=name, problem=problem, num_bytes=status.st_size)
+            found = Found(path=path, name=name, problem=problem, num_bytes=status.st_size)
+            yield from _find_lines(found) if problem is None and path.suffix.lower() == JSONL else [found]
             continue
         try:
             inside = sorted((entry.name for entry in path.iterdir()), reverse=True)
@@ -126,17 +134,44 @@ def find_files(folder: Path) -> Iterator[Found]:
         waiting += [(path / entry, f"{name}/{_readable(entry)}".lstrip("/")) for entry in inside]
 
 
+def _find_lines(file: Found) -> Iterator[Found]:
+    """Each line that is not empty, by its number from 1; no more than MAX_BYTES of it are held in memory."""
+    if not file.num_bytes:
+        yield replace(file, problem=Unusable("empty"))
+    try:
+        with file.path.open("rb") as lines:
+            number = offset = 0
+            while line := lines.readline(MAX_BYTES):
+                number += 1
+                size, is_empty = len(line), not line.strip()
+                while not line.endswith(b"\n") and (line := lines.readline(MAX_BYTES)):
+                    size += len(line)
+                if not is_empty:
+                    problem = Unusable("too-big", f"more than {MAX_BYTES:,} bytes") if size > MAX_BYTES else None
+                    name = f"{file.name}:{number}"
+                    yield replace(file, name=name, problem=problem, num_bytes=size, offset=offset)
+                offset += size
+    except OSError as error:
+        yield replace(file, problem=Unusable("unreadable", error.strerror or str(error)))
+
+
 def _problem(path: Path, mode: int, root: Path) -> Unusable | None:
     """Why the path is not read, by what it is and by its name."""
     if stat.S_ISLNK(mode):
         return _link_problem(path, root)
     if stat.S_ISDIR(mode):
-        return Unusable("tool-folder") if path.name in TOOL_FOLDERS and path != root else None
+        return _folder_problem(path.name) if path != root else None
     if not stat.S_ISREG(mode):
         return Unusable("not-a-file")
     if path.stem.upper() == "ATTRIBUTION":
         return Unusable("attribution")
-    return None if kind_of(path) else Unusable("other-kind")
+    return None if kind_of(path) or path.suffix.lower() == JSONL else Unusable("other-kind")
+
+
+def _folder_problem(name: str) -> Unusable | None:
+    if name in TOOL_FOLDERS:
+        return Unusable("tool-folder")
+    return Unusable("unfinished") if name.startswith(".") and name.endswith(PARTIAL) else None
 
 
 def _link_problem(path: Path, root: Path) -> Unusable:
@@ -153,4 +188,4 @@ def _readable(name: str) -> str:
 
 def suffixes() -> str:
     """What is read, for a message."""
-    return " ".join(KINDS)
+    return " ".join([*KINDS, JSONL])

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from ml import tokenizer as tokenizers
 from ml.bad_input import BadInput
 from ml.data import ShardInvalid, Tokens, dtype_for, encode_each, little_endian, open_shard
-from ml.files import replacing, require_free, sha256_file
-from ml.samples import Sample, SkippedLine, Track, find_samples, read_all, untracked
+from ml.files import FileUnwritable, require_free, sha256_file, writing
+from ml.locks import writing_in
+from ml.samples import FOLDER, REPORT_FILE, Sample, SkippedLine, Track, find_samples, read_all, untracked
 
 FORMAT = 1
 RECORD_FILE = "dataset.json"
@@ -87,6 +88,17 @@ def open_dataset(folder: Path) -> Dataset:
         raise DatasetInvalid(f"{folder / RECORD_FILE} is damaged ({error!r}): {mend}.") from error
 
 
+def require_current(dataset: Dataset) -> None:
+    """Raises: DatasetInvalid where `fai prepare` made other samples since."""
+    report = dataset.folder / REPORT_FILE
+    made_from = dataset.record.get("report_sha256")
+    if made_from is not None and report.is_file() and sha256_file(report) != made_from:
+        raise DatasetInvalid(
+            f"{dataset.folder / RECORD_FILE} is older than {dataset.folder / FOLDER}, which `fai prepare` made anew: "
+            f"run `fai tokenizer {dataset.folder} --force`, then `fai dataset {dataset.folder} --force`."
+        )
+
+
 def _read_record(folder: Path, mend: str) -> dict[str, Any]:
     path = folder / RECORD_FILE
     try:
@@ -120,6 +132,8 @@ class Made:
 
     record: dict[str, Any]
     skipped: list[SkippedLine]
+    is_tokenizer_older: bool
+    """Than the samples, to which it may fit less well."""
 
 
 def make_dataset(folder: Path, *, jsonl: Sequence[Path] = (), force: bool = False, track: Track = untracked) -> Made:
@@ -127,15 +141,24 @@ def make_dataset(folder: Path, *, jsonl: Sequence[Path] = (), force: bool = Fals
 
     The same documents and tokenizer give the same bytes. Neither the text nor the tokens are held in memory as a whole.
 
-    Raises: OutputExists, SamplesInvalid, ml.tokenizer.TokenizerInvalid.
+    Raises: OutputExists, SamplesInvalid, ml.tokenizer.TokenizerInvalid, ml.locks.FolderBusy, ml.locks.FolderUnusable,
+        ml.files.FileUnwritable.
     """
     path = folder / RECORD_FILE
     require_free(path, force=force)
-    tokenizer_path = folder / tokenizers.FILE_NAME
+    with writing_in(folder):
+        return _make(folder, jsonl, track)
+
+
+def _make(folder: Path, jsonl: Sequence[Path], track: Track) -> Made:
+    path, report, tokenizer_path = folder / RECORD_FILE, folder / REPORT_FILE, folder / tokenizers.FILE_NAME
     tokenizer = tokenizers.load(tokenizer_path)
     samples = find_samples(folder, jsonl=jsonl)
     # A dataset that is being replaced is no longer whole.
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileUnwritable(f"{path} cannot be replaced ({error.strerror}): remove it.") from error
     train = _write_part(folder / TRAIN_FILE, samples.training, tokenizer, track)
     val = _write_part(folder / VAL_FILE, samples.validation, tokenizer, track)
     record = {
@@ -143,12 +166,14 @@ def make_dataset(folder: Path, *, jsonl: Sequence[Path] = (), force: bool = Fals
         "dtype": dtype_for(tokenizer.get_vocab_size()),
         "vocab_size": tokenizer.get_vocab_size(),
         "tokenizer_sha256": sha256_file(tokenizer_path),
+        **({"report_sha256": sha256_file(report)} if report.is_file() else {}),
         "train": train.record,
         "val": val.record | {"groups": _groups(samples.validation, val.tokens)},
     }
-    with replacing(path) as partial:
+    with writing(path) as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-    return Made(record=record, skipped=samples.skipped)
+    is_older = report.is_file() and tokenizer_path.stat().st_mtime < report.stat().st_mtime
+    return Made(record=record, skipped=samples.skipped, is_tokenizer_older=is_older)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +189,7 @@ def _write_part(path: Path, samples: Sequence[Sample], tokenizer: Tokenizer, tra
     digest = hashlib.sha256()
     tokens = []
     documents = read_all(track(samples, f"Writing {path.name}"))
-    with replacing(path) as partial, partial.open("wb") as file:
+    with writing(path) as partial, partial.open("wb") as file:
         for encoded in encode_each(documents, tokenizer=tokenizer):
             data = little_endian(encoded).tobytes()
             digest.update(data)

@@ -1,4 +1,4 @@
-"""One file to one document: decoded, cleaned, and sketched so that its duplicates can be found."""
+"""A file, or a line of JSONL, to a document: decoded, cleaned, and sketched so that its duplicates can be found."""
 
 import hashlib
 import re
@@ -10,7 +10,8 @@ from pathlib import Path
 from ml import duplicates
 from ml.cleaning import clean, kind_of
 from ml.decoding import NotText, decode
-from ml.languages import language_of
+from ml.jsonl import NoDocument, parse_line
+from ml.languages import LANGUAGES, language_of
 from ml.markdown import Part
 
 MAX_BYTES = 16 * 2**20
@@ -57,21 +58,43 @@ def read_document(path: Path) -> Document:
 
     Raises: Unusable.
     """
-    data = _read(path)
+    kind = kind_of(path)
+    if kind is None:
+        raise Unusable("other-kind")
+    return _document(_read(path), kind=kind, path=path.name)
+
+
+def read_line(path: Path, offset: int) -> Document:
+    """The document in the line of JSONL that begins at `offset`, by the rules of plain text.
+
+    Raises: Unusable.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            line = file.readline(MAX_BYTES)
+    except OSError as error:
+        raise Unusable("unreadable", error.strerror or str(error)) from None
+    try:
+        fields = parse_line(line)
+    except NoDocument as problem:
+        raise Unusable("no-document", str(problem)) from None
+    language = fields.get("language")
+    return _document(fields["text"].encode(), kind="plain", language=language if language in LANGUAGES else None)
+
+
+def _document(data: bytes, *, kind: str, path: str = "", language: str | None = None) -> Document:
     try:
         decoded = decode(data)
     except NotText:
         raise Unusable("binary") from None
-    kind = kind_of(path)
-    if kind is None:
-        raise Unusable("other-kind")
-    cleaned = clean(decoded.text, kind=kind, has_modules=path.suffix.lower() == ".mdx")
+    cleaned = clean(decoded.text, kind=kind, has_modules=path.lower().endswith(".mdx"))
     text = cleaned.text
     if not text.strip():
         raise Unusable("nothing-left" if decoded.text.strip() else "empty")
     return Document(
         text=text,
-        language=language_of(text, path=path.name),
+        language=language or language_of(text, path=path),
         characters_in=len(decoded.text),
         reasons=decoded.reasons + cleaned.reasons,
         fingerprint=duplicates.fingerprint(text),

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ml.files import remove_folder, require_free
+from ml.files import PARTIAL, remove_folder, require_free
 from ml.git_clone import clone
+from ml.locks import writing_in
 from ml.sources import GitSource, HubSource, Source, Taken
 
 ATTRIBUTION_FILE = "ATTRIBUTION.md"
@@ -19,15 +20,17 @@ def fetch(source: Source, raw: Path, *, force: bool = False) -> Path:
 
     What was downloaded before an interruption stays in a hidden folder beside it, for the next time.
 
-    Raises: SourceUnreachable, SourceInvalid; ml.files.OutputExists where raw/NAME is there and not to be replaced.
+    Raises: SourceUnreachable, SourceInvalid; ml.files.OutputExists where raw/NAME is there and not to be replaced;
+        ml.locks.FolderBusy, FolderUnusable.
     """
     folder = raw / source.name
     require_free(folder, force=force)
-    partial = raw / f".{source.name}.partial"
-    taken = clone(source, partial) if isinstance(source, GitSource) else _download(source, partial)
-    (partial / ATTRIBUTION_FILE).write_text(_attribution(source, taken), encoding="utf-8", newline="\n")
-    remove_folder(folder)
-    partial.rename(folder)
+    partial = raw / f".{source.name}{PARTIAL}"
+    with writing_in(raw):
+        taken = clone(source, partial) if isinstance(source, GitSource) else _download(source, partial)
+        (partial / ATTRIBUTION_FILE).write_text(_attribution(source, taken), encoding="utf-8", newline="\n")
+        remove_folder(folder)
+        partial.rename(folder)
     return folder
 
 

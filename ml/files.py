@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,10 +13,19 @@ from typing import ClassVar
 from ml.bad_input import BadInput
 
 READ_BYTES = 2**20
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+PARTIAL = ".partial"
+"""Ends the name of a folder that is not whole yet."""
 
 
 class OutputExists(BadInput):
     """Something stands where a result would go."""
+
+    page: ClassVar[str] = "commands"
+
+
+class FileUnwritable(BadInput):
+    """A file that a person named, in a place that takes none."""
 
     page: ClassVar[str] = "commands"
 
@@ -42,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The bytes are on the disk before the name points to them. When the block raises, `path` is as it was and nothing is
     left beside it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = partial_beside(path)
     try:
         yield temporary
         _sync(temporary)
@@ -51,6 +61,37 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a result of a command.
+
+    Raises: FileUnwritable.
+    """
+    try:
+        with replacing(path) as partial:
+            yield partial
+    except OSError as error:
+        raise FileUnwritable(
+            f"{path} cannot be written ({error.strerror or error}): make room, or choose another place."
+        ) from error
+
+
+def partial_beside(path: Path) -> Path:
+    """A free path in the folder of `path`, for what takes its place when it is whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed process was writing in the folder, in which nobody else may be writing."""
+    for path in folder.glob(".*.tmp"):
+        if not _PARTIAL.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def remove_folder(folder: Path) -> None:

@@ -13,7 +13,10 @@ from ml.kv_cache import KVCache
 from ml.model import GPT
 from ml.sampling import SamplingParams, sample_next
 from ml.text_stream import TextStream
-from ml.tokenizer import END_OF_TEXT, end_of_text
+from ml.tokenizer import END_OF_TEXT, end_of_text, longest_token_bytes
+
+COUNTED_BYTES = 2**16
+"""Up to here a prompt's tokens are counted in any case, to say how many are too many."""
 
 
 class PromptInvalid(BadInput):
@@ -72,12 +75,19 @@ def room_after(model: GPT, prompt: Sequence[int]) -> int:
     return block_size - len(prompt)
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def encode_prompt(tokenizer: Tokenizer, text: str, *, block_size: int) -> tuple[int, ...]:
     """Tokens of a prompt, whose markers are recognised.
 
-    Raises: PromptInvalid where the text is no Unicode, as after a broken paste.
+    Raises: PromptInvalid where the text is no Unicode, as after a broken paste, or far beyond a context of block_size.
     """
-    return tuple(tokenizer.encode(require_unicode(text), add_special_tokens=False).ids)
+    num_bytes = len(require_unicode(text).encode())
+    # A book would take minutes to be refused by its tokens.
+    if num_bytes > COUNTED_BYTES and num_bytes > (most_bytes := block_size * longest_token_bytes(tokenizer)):
+        raise PromptInvalid(
+            f"the prompt has {num_bytes:,} bytes and the model's context of {block_size} tokens holds at most "
+            f"{most_bytes:,}: shorten the prompt"
+        )
+    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def require_unicode(text: str) -> str:
@@ -181,7 +191,8 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], para
 
     Raises: PromptInvalid.
     """
-    tokens = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
+    block_size = model.config.block_size
+    tokens = encode_prompt(tokenizer, prompt, block_size=block_size) if isinstance(prompt, str) else prompt
     continuation = Continuation(model, tokenizer, tokens, params)
     for _ in continuation:
         pass

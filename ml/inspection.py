@@ -103,9 +103,9 @@ class Analysis:
 def read_text(model: GPT, tokenizer: Tokenizer, text: str) -> list[int]:
     """END_OF_TEXT and the tokens of the text.
 
-    Raises: TextInvalid where there is nothing to read or more than the context holds.
+    Raises: TextInvalid where there is nothing to read or more than the context holds; ml.generation.PromptInvalid.
     """
-    tokens = encode_prompt(tokenizer, text)
+    tokens = encode_prompt(tokenizer, text, block_size=model.config.block_size)
     if not tokens:
         raise TextInvalid("TEXT is empty: give the model something to read")
     block_size = model.config.block_size

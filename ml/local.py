@@ -70,34 +70,36 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
     num_rows, num_steps = plan_steps(model_config, inner, token_budget=token_budget)
     model = _load_base(base_path, model_config).to(hardware.device)
     precision = resolve_precision("auto", hardware)
-    trainer = Trainer(model, inner=inner, precision=precision, micro_batch=min(micro_batch, num_rows), seed=seed)
-    losses: list[float] = []
-    start = time.perf_counter()
-    for step in range(num_steps):
-        batch = sample_batch(tokens, seed=seed, step=step, num_rows=num_rows, block_size=model_config.block_size)
-        rate = learning_rate_at(
-            step, inner=inner, num_steps=num_steps, progress_start=progress_start, progress_end=progress_end
+    try:
+        trainer = Trainer(model, inner=inner, precision=precision, micro_batch=min(micro_batch, num_rows), seed=seed)
+        losses: list[float] = []
+        start = time.perf_counter()
+        for step in range(num_steps):
+            batch = sample_batch(tokens, seed=seed, step=step, num_rows=num_rows, block_size=model_config.block_size)
+            rate = learning_rate_at(
+                step, inner=inner, num_steps=num_steps, progress_start=progress_start, progress_end=progress_end
+            )
+            losses.append(trainer.step(batch, learning_rate=rate))
+            seconds = time.perf_counter() - start
+            num_tokens = len(losses) * num_rows * model_config.block_size
+            progress = Progress(
+                tokens=num_tokens, num_steps=len(losses), loss=losses[-1], tokens_per_second=num_tokens / seconds
+            )
+            if not on_step(progress):
+                break
+        report = Report(
+            tokens=progress.tokens,
+            num_steps=progress.num_steps,
+            seconds=seconds,
+            first_loss=losses[0],
+            last_loss=losses[-1],
+            tokens_per_second=progress.tokens_per_second,
+            partial=progress.num_steps < num_steps,
         )
-        losses.append(trainer.step(batch, learning_rate=rate))
-        seconds = time.perf_counter() - start
-        num_tokens = len(losses) * num_rows * model_config.block_size
-        progress = Progress(
-            tokens=num_tokens, num_steps=len(losses), loss=losses[-1], tokens_per_second=num_tokens / seconds
-        )
-        if not on_step(progress):
-            break
-    report = Report(
-        tokens=progress.tokens,
-        num_steps=progress.num_steps,
-        seconds=seconds,
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        tokens_per_second=progress.tokens_per_second,
-        partial=progress.num_steps < num_steps,
-    )
-    num_fitting_rows = trainer.micro_batch
-    del trainer
-    allocator.return_freed_memory()
+        num_fitting_rows = trainer.micro_batch
+        del trainer
+    finally:
+        allocator.return_freed_memory()
     return LocalResult(delta=_subtract_from_base(model, base_path), report=report, micro_batch=num_fitting_rows)
 
 

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,13 +25,14 @@ from ml.cleaning import SEPARATOR
 from ml.corpus import Found, find_files, require_folder, suffixes, take_new
 from ml.documents import Document, Unusable
 from ml.duplicates import Seen
+from ml.files import partial_beside, sha256_file
+from ml.locks import writing_in
 from ml.prepare_report import ReportWriter
-from ml.sample_names import SUFFIX, place_sample
+from ml.sample_names import SampleFolder
+from ml.samples import FOLDER, REPORT_FILE
 
-SAMPLES_FOLDER = "samples"
 SAMPLES_FILE = "samples.txt"
-REPORT_FILE = "prepare-report.json"
-OUTPUTS = (SAMPLES_FOLDER, SAMPLES_FILE, REPORT_FILE)
+OUTPUTS = (FOLDER, SAMPLES_FILE, REPORT_FILE)
 BATCH_FILES = 64
 BATCH_BYTES = 2**20
 BATCHES_AHEAD = 2
@@ -61,7 +61,7 @@ def prepare(
 
     The same files give the same bytes, with any number of processes and in whatever order the disk lists them.
 
-    Raises: CorpusInvalid, PreparationRefused.
+    Raises: CorpusInvalid, PreparationRefused, ml.locks.FolderBusy, ml.locks.FolderUnusable.
     """
     for folder in folders:
         require_folder(folder)
@@ -70,7 +70,8 @@ def prepare(
     _require_absent(out, force=force)
     num_processes = num_processes or min(os.cpu_count() or 1, MAX_PROCESSES)
     try:
-        with _building_in(out) as scratch:
+        with writing_in(out), _building_in(out) as scratch:
+            _require_absent(out, force=force)
             summary = _build(folders, scratch, num_processes, progress)
             _replace(scratch, out)
     except (OSError, sqlite3.OperationalError) as error:
@@ -95,16 +96,13 @@ def _require_absent(out: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def _building_in(out: Path) -> Iterator[Path]:
-    """A new folder inside `out`; it is gone afterwards, and `out` too where nothing came into it."""
-    was_there = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".prepare-", dir=out))
+    """A new folder inside `out`, which is gone afterwards."""
+    scratch = partial_beside(out / "prepare")
+    scratch.mkdir()
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch)
-        if not was_there and not any(out.iterdir()):
-            out.rmdir()
 
 
 def _replace(scratch: Path, out: Path) -> None:
@@ -117,8 +115,8 @@ def _replace(scratch: Path, out: Path) -> None:
 
 
 def _build(folders: Sequence[Path], scratch: Path, num_processes: int, progress: Progress) -> dict[str, Any]:
-    samples = scratch / SAMPLES_FOLDER
-    samples.mkdir()
+    (scratch / FOLDER).mkdir()
+    samples = SampleFolder(scratch / FOLDER)
     found = (_Raw.of(folder, file) for folder in folders for file in find_files(folder))
     with (
         Seen(scratch / "seen.sqlite") as seen,
@@ -133,12 +131,10 @@ def _build(folders: Sequence[Path], scratch: Path, num_processes: int, progress:
             except Unusable as problem:
                 report.add_left_out(site=raw.site, name=raw.name, problem=problem)
             else:
-                path = place_sample(samples, raw.name)
-                path.write_text(text, encoding="utf-8", newline="\n")
                 together.write(f"{SEPARATOR}\n" if together.tell() else "")
                 together.write(text if text.endswith("\n") else f"{text}\n")
                 reasons = document.reasons
-                if path != samples / f"{raw.name}{SUFFIX}":
+                if not raw.save(text, document.language, samples):
                     reasons = reasons + Counter({"file-name": 1})
                 report.add_kept(site=raw.site, name=raw.name, document=document, text=text, reasons=reasons)
             progress(number)
@@ -147,7 +143,8 @@ def _build(folders: Sequence[Path], scratch: Path, num_processes: int, progress:
                 f"{', '.join(map(str, folders))} holds no text: put {suffixes()} files there, or download some with"
                 " `fai fetch`."
             )
-        return report.finish()
+        together.flush()
+        return report.finish(samples_sha256=sha256_file(scratch / SAMPLES_FILE))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +161,13 @@ class _Raw:
         site, slash, _ = file.name.partition("/")
         own = folder.resolve().name
         return cls(file=file, site=site if slash else own, name=file.name if slash else f"{own}/{file.name}")
+
+    def save(self, text: str, language: str, samples: SampleFolder) -> bool:
+        """Put the sample into the folder; whether its name was taken as it is."""
+        if self.file.offset is None:
+            return samples.add(text, name=self.name)
+        name = self.name.rpartition(":")[0]
+        return samples.add_line(text, name=name, language=language, source=self.file.path)
 
 
 def _require_document(result: Document | Unusable) -> Document:

@@ -57,10 +57,11 @@ class ReportWriter:
         if reasons:
             self._write({"path": name, "status": "changed", "reasons": dict(sorted(reasons.items()))})
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, *, samples_sha256: str) -> dict[str, Any]:
         """Write the report; what it says without its list of files."""
         summary = {
             "format": FORMAT,
+            "samples_sha256": samples_sha256,
             "totals": _with_zeros(self._totals),
             "reasons": {
                 reason: {**self._reasons[reason], "what": REASONS[reason]}

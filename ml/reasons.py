@@ -9,11 +9,13 @@ LEFT_OUT = {
     "link-broken": "a link to nothing, or to itself",
     "link-out": "a link that leads out of the folder",
     "near-duplicate": "nearly the same words as an earlier document, by MinHash",
+    "no-document": "a line of JSONL that holds no text",
     "not-a-file": "a pipe, a socket or a device",
     "nothing-left": "only markup or repeated text, so that cleaning leaves nothing",
     "other-kind": "no kind of text that is read",
     "tool-folder": "a folder of a tool, such as .git or node_modules, with all that is in it",
     "too-big": "more bytes than a document may have: split it",
+    "unfinished": "a download that `fai fetch` did not finish",
     "unreadable": "could not be read",
 }
 """Code, and what such a file is."""

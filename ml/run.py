@@ -173,7 +173,8 @@ class Run:
         return measure_speed(self.model, **options)
 
     def _read_prompt(self, prompt: str | Sequence[int]) -> tuple[Sequence[int], int]:
-        tokens = encode_prompt(self.tokenizer, prompt) if isinstance(prompt, str) else prompt
+        block_size = self.model.config.block_size
+        tokens = encode_prompt(self.tokenizer, prompt, block_size=block_size) if isinstance(prompt, str) else prompt
         return tokens, room_after(self.model, tokens)
 
     def _open_dataset(self, data: Path | str | None) -> Dataset:
@@ -199,7 +200,7 @@ def open_run(folder: Path | str, *, checkpoint: str = "best", device: str = "cpu
     tokenizer = _load_tokenizer(folder, data)
     try:
         model = load_model(path)
-    except CheckpointInvalid as error:
+    except (CheckpointInvalid, OSError) as error:
         raise RunInvalid(f"{path} cannot be used ({error}): {_mend_checkpoint(folder, checkpoint)}.") from error
     if model.config != config.model:
         raise RunInvalid(
@@ -227,7 +228,7 @@ def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
     Raises: RunInvalid, ml.config.ConfigInvalid.
     """
     path = folder / CONFIG_FILE
-    anew = f"train anew with `fai train DATA --out {folder}`"
+    anew = f"train anew with `fai train DATA --out {folder} --force`"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         config, data = stored["config"], stored["data"]
@@ -266,7 +267,7 @@ def _load_tokenizer(folder: Path, data: dict[str, Any]) -> Tokenizer:
     source = Path(data.get("folder", "DATA")) / TOKENIZER_FILE
     if not path.exists():
         raise tokenizers.TokenizerInvalid(f"There is no {path}: copy {source} there, which the run was trained with.")
-    tokenizer = tokenizers.load(path)
+    tokenizer = tokenizers.load(path, mend=f"copy {source} there, which the run was trained with")
     if data.get("tokenizer_sha256", sha256_file(path)) != sha256_file(path):
         raise tokenizers.TokenizerInvalid(
             f"{path} is not the tokenizer that the run was trained with: copy {source} there."

@@ -1,7 +1,5 @@
 """The documents to learn from: cleaned samples below DATA/samples, and JSONL files."""
 
-import codecs
-import json
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +9,13 @@ from typing import Any, ClassVar
 
 from ml.bad_input import BadInput
 from ml.data import last_validation_rank, rank_of
+from ml.jsonl import SUFFIX as JSONL
+from ml.jsonl import NoDocument, parse_line
 from ml.languages import LANGUAGES, language_of
 from ml.tokenizer import END_OF_TEXT
 
 FOLDER = "samples"
+REPORT_FILE = "prepare-report.json"
 VALIDATION_SHARE = 0.05
 
 
@@ -44,10 +45,6 @@ class Sample:
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return str(_parse(file.readline())["text"])
-
-
-class _NoDocument(ValueError):
-    """A line that is no document; the message says why."""
 
 
 Track = Callable[[Sequence[Sample], str], Iterable[Sample]]
@@ -89,7 +86,10 @@ def find_samples(folder: Path, *, jsonl: Sequence[Path] = ()) -> Samples:
     if not (folder / FOLDER).is_dir() and not jsonl:
         raise SamplesInvalid(f"There is no {folder / FOLDER}: make it with `fai prepare RAW --out {folder}`.")
     skipped: list[SkippedLine] = []
-    found = [*_in_folder(folder / FOLDER), *(sample for path in _files(jsonl) for sample in _in_jsonl(path, skipped))]
+    found = [
+        *_in_folder(folder / FOLDER, skipped),
+        *(sample for path in _files(jsonl) for sample in _in_jsonl(path, skipped)),
+    ]
     if len({sample.rank for sample in found}) < 2:
         where = folder / FOLDER if not jsonl else jsonl[0]
         raise SamplesInvalid(
@@ -122,9 +122,12 @@ def read_all(samples: Iterable[Sample]) -> Iterator[str]:
         yield text
 
 
-def _in_folder(root: Path) -> Iterator[Sample]:
-    for path in sorted(root.rglob("*.txt")):
+def _in_folder(root: Path, skipped: list[SkippedLine]) -> Iterator[Sample]:
+    for path in sorted(path for path in root.rglob("*") if path.suffix in {".txt", JSONL}):
         name = path.relative_to(root)
+        if path.suffix == JSONL:
+            yield from _in_jsonl(path, skipped, site=name.parts[0])
+            continue
         try:
             text = path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
@@ -135,22 +138,23 @@ def _in_folder(root: Path) -> Iterator[Sample]:
 
 def _files(jsonl: Sequence[Path]) -> Iterator[Path]:
     for path in jsonl:
-        found = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        found = sorted(path.glob(f"*{JSONL}")) if path.is_dir() else [path]
         if not found:
             raise SamplesInvalid(f"{path} holds no .jsonl file: name another folder, or a file.")
         yield from found
 
 
-def _in_jsonl(path: Path, skipped: list[SkippedLine]) -> Iterator[Sample]:
+def _in_jsonl(path: Path, skipped: list[SkippedLine], *, site: str = "") -> Iterator[Sample]:
+    """The file's documents, of `site` or of the one that each line names, or else the file's name."""
     num_documents = num_skipped = offset = 0
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     if line.strip():
-                        yield _from_line(line, path=path, offset=offset)
+                        yield _from_line(line, path=path, offset=offset, site=site)
                         num_documents += 1
-                except _NoDocument as problem:
+                except NoDocument as problem:
                     skipped.append(SkippedLine(file=path, line=number, reason=str(problem)))
                     num_skipped += 1
                 offset += len(line)
@@ -161,13 +165,13 @@ def _in_jsonl(path: Path, skipped: list[SkippedLine]) -> Iterator[Sample]:
         raise SamplesInvalid(f'{path} holds no document{first}: write one {{"text": "..."}} on each line.')
 
 
-def _from_line(line: bytes, *, path: Path, offset: int) -> Sample:
+def _from_line(line: bytes, *, path: Path, offset: int, site: str) -> Sample:
     document = _parse(line)
     text = document["text"]
     language = document.get("language") or language_of(text)
     return _sample(
         text,
-        site=str(document.get("site") or path.stem),
+        site=site or str(document.get("site") or path.stem),
         language=language if language in LANGUAGES else "other",
         file=path,
         offset=offset,
@@ -177,22 +181,11 @@ def _from_line(line: bytes, *, path: Path, offset: int) -> Sample:
 def _parse(line: bytes) -> dict[str, Any]:
     """The document, its text in NFC.
 
-    Raises: _NoDocument.
+    Raises: NoDocument.
     """
-    try:
-        document = json.loads(line.removeprefix(codecs.BOM_UTF8))
-    except ValueError as error:
-        raise _NoDocument(f"no JSON ({error})") from error
-    except RecursionError:
-        raise _NoDocument("no JSON (nested too deep)") from None
-    if not isinstance(document, dict) or not isinstance(document.get("text"), str):
-        raise _NoDocument('no {"text": "..."}')
-    if not document["text"].strip():
-        raise _NoDocument("an empty text")
-    # JSON can write half of a surrogate pair, which no UTF-8 holds.
-    text = document["text"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    document = parse_line(line)
     # Written out in a text, the token that ends documents is no end of this one: as in ml.cleaning.
-    text = unicodedata.normalize("NFC", text).replace(END_OF_TEXT, "<| endoftext |>")
+    text = unicodedata.normalize("NFC", document["text"]).replace(END_OF_TEXT, "<| endoftext |>")
     return document | {"text": text}
 
 

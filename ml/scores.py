@@ -57,21 +57,22 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """What the text would be compressed to: comparable between tokenizers."""
-        return self.nats / math.log(2) / self.bytes
+        """What the text would be compressed to: comparable between tokenizers. Infinite where there is none."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.inf
 
     @property
     def accuracy(self) -> float:
         return self.correct / self.tokens
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinity: None stands for it."""
         return {
             "documents": self.documents,
             "bytes": self.bytes,
             "tokens": self.tokens,
-            "loss": self.loss,
-            "perplexity": self.perplexity,
-            "bits_per_byte": self.bits_per_byte,
+            "loss": _finite(self.loss),
+            "perplexity": _finite(self.perplexity),
+            "bits_per_byte": _finite(self.bits_per_byte),
             "accuracy": self.accuracy,
         }
 
@@ -157,6 +158,10 @@ def _score(model: GPT, windows: NDArray[np.int64]) -> Score:
         correct=int((logits_NV.argmax(dim=-1) == targets_N).sum().item()),
         nats=math.fsum(nats.tolist()),
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _sum(scores: Iterable[Score]) -> Score:

@@ -85,12 +85,12 @@ def train(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load(path: Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` wrote to `path`.
+def load(path: Path, *, mend: str = "") -> Tokenizer:
+    """The tokenizer that `fai tokenizer` wrote to `path`; `mend` says what to do with one that is no such file.
 
     Raises: TokenizerInvalid where the file is missing, damaged, or another program's.
     """
-    mend = f"make it anew with `fai tokenizer {path.parent} --force`"
+    mend = mend or f"make it anew with `fai tokenizer {path.parent} --force`"
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -128,6 +128,11 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
     if text is None:
         raise ValueError(f"the vocabulary has no token {token}")
     return bytes(_BYTES[character] for character in text)
+
+
+def longest_token_bytes(tokenizer: Tokenizer) -> int:
+    """How many bytes of text a token stands for at most."""
+    return max(len(token_bytes(tokenizer, token)) for token in tokenizer.get_vocab().values())
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
+from ml.bad_input import BadInput
 from ml.files import replacing
 from ml.run import METRICS_FILE
 from ml.train_state import saving
@@ -24,6 +25,12 @@ TRACKERS = {
 """Modules that need packages of fai[learn], loaded only for who asks: each has `open_tracker(run, config, step)`."""
 
 
+class MetricsInvalid(BadInput):
+    """Figures of a run that somebody changed."""
+
+    page: ClassVar[str] = "checkpoint"
+
+
 class Tracker(Protocol):
     """Takes each line of figures as it is made."""
 
@@ -36,7 +43,10 @@ class MetricsFile:
     """RUN/metrics.jsonl, a line of JSON each."""
 
     def __init__(self, run: Path, *, step: int) -> None:
-        """Goes on after `step`: lines of later steps, which are about to be trained again, are cut off."""
+        """Goes on after `step`: lines of later steps, which are about to be trained again, are cut off.
+
+        Raises: MetricsInvalid, ml.train_state.SaveFailed.
+        """
         self._path = run / METRICS_FILE
         with saving(self._path):
             if self._path.exists():
@@ -93,9 +103,19 @@ def require(names: Iterable[str]) -> None:
 
 
 def read_metrics(run: Path) -> list[Metrics]:
-    """Every whole line of RUN/metrics.jsonl; a last one that a killed process left half-written is left out."""
-    lines = (run / METRICS_FILE).read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    """Every whole line of RUN/metrics.jsonl; a last one that a killed process left half-written is left out.
+
+    Raises: MetricsInvalid.
+    """
+    path = run / METRICS_FILE
+    lines = path.read_bytes().split(b"\n")[:-1]
+    try:
+        metrics: list[Metrics] = [json.loads(line) for line in lines]
+        if all("step" in line for line in metrics):
+            return metrics
+    except (ValueError, TypeError):
+        pass
+    raise MetricsInvalid(f"{path} is damaged: remove it to go on without the figures so far.")
 
 
 def _cut_after(path: Path, step: int) -> None:

@@ -7,7 +7,6 @@ RUN/checkpoints/STEP/state.json             TrainState: the data's position, ran
 
 import dataclasses
 import json
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ml.bad_input import BadInput
 from ml.checkpoint import CheckpointInvalid, load_model, save_model
-from ml.files import replacing
+from ml.files import partial_beside, replacing
 from ml.model import GPT
 from ml.run import BEST_FOLDER, CHECKPOINTS_FOLDER, MODEL_FILE
 from ml.tensor_file import TensorFileWriter, arrange
@@ -75,7 +74,7 @@ def save_checkpoint(run: Path, *, state: TrainState, trainer: Trainer) -> Path:
     Raises: SaveFailed where the disk is full or does not allow it.
     """
     folder = run / CHECKPOINTS_FOLDER / f"{state.step:0{_STEP_DIGITS}d}"
-    if folder.exists():
+    if (folder / STATE_FILE).is_file():
         return folder
     snapshot = trainer.state()
     state.trainer = snapshot.scalars
@@ -162,20 +161,16 @@ def saving(path: Path, *, advice: str = GO_ON) -> Iterator[None]:
 @contextmanager
 def _whole_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
     """An empty folder under `beside` that takes the name `folder` when the block ends well, and else is removed."""
-    partial = beside / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    partial = partial_beside(beside / folder.name)
     try:
         partial.mkdir()
         yield partial
         folder.parent.mkdir(exist_ok=True)
+        # One without its state is none: somebody took a part of it away.
+        shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def remove_leftovers(run: Path) -> None:
-    """Remove what a killed process was writing."""
-    for partial in run.glob(".*.tmp"):
-        shutil.rmtree(partial)
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

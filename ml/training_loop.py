@@ -57,8 +57,15 @@ def with_micro_batch(job: Job) -> Job:
     """
     if not needs_search(job):
         return job
+    config = job.config
     with _memory_errors(job):
-        found = find_micro_batch(job.config.model, job.config.optimizer, detect())
+        found = find_micro_batch(
+            config.model,
+            config.optimizer,
+            detect(),
+            precision=config.precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
     return dataclasses.replace(job, micro_batch=found)
 
 

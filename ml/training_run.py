@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Literal
 from ml.bad_input import BadInput
 from ml.config import TrainConfig
 from ml.config_file import Choices, build_config, read_choices
-from ml.dataset import Dataset, open_dataset
+from ml.dataset import Dataset, open_dataset, require_current
 from ml.distributed import check_devices, run_ranks
-from ml.files import OutputExists, replacing, sha256_file
+from ml.files import OutputExists, remove_partials, replacing, sha256_file
 from ml.hardware import detect
 from ml.interrupts import stop_wish
+from ml.locks import writing_in
 from ml.run import (
     BEST_FOLDER,
     CHECKPOINTS_FOLDER,
@@ -39,7 +40,7 @@ from ml.run import (
     write_config,
 )
 from ml.tracking import require
-from ml.train_state import newest_checkpoint, remove_leftovers, saving
+from ml.train_state import newest_checkpoint, saving
 from ml.training_job import Job, Observer, Outcome, Plan, Progress, Searching, Stopping
 from ml.training_loop import needs_search, run_loop, with_micro_batch
 
@@ -104,13 +105,16 @@ def train(
     )
     _check_size(dataset, config)
     check_devices(job, detect())
-    with stop_wish(on_first=lambda: on_event(Stopping())) as wish:
+    with writing_in(out), stop_wish(on_first=lambda: on_event(Stopping())) as wish:
+        if existing != "resume":
+            # Another training may have begun there since.
+            _check_place(out, existing)
         if needs_search(job):
             on_event(Searching())
         if devices == 1:
             job = with_micro_batch(job)
         if job.is_resumed:
-            remove_leftovers(out)
+            remove_partials(out / BEST_FOLDER)
         else:
             _make_folder(job, dataset)
         if devices > 1:
@@ -119,10 +123,17 @@ def train(
 
 
 def _new_config(out: Path, dataset: Dataset, choices: Choices, existing: Existing) -> TrainConfig:
-    """Raises: ChoiceInvalid, OutputExists, TrainingRefused."""
+    """Raises: DatasetInvalid, ChoiceInvalid, OutputExists."""
+    require_current(dataset)
     config = build_config(choices, vocab_size=dataset.record["vocab_size"])
+    _check_place(out, existing)
+    return config
+
+
+def _check_place(out: Path, existing: Existing) -> None:
+    """Raises: OutputExists where something stands there that is not to be replaced."""
     if not out.exists():
-        return config
+        return
     if not out.is_dir():
         raise OutputExists(f"{out} is a file: choose another --out for the run's folder.")
     is_run = (out / CONFIG_FILE).exists()
@@ -130,7 +141,6 @@ def _new_config(out: Path, dataset: Dataset, choices: Choices, existing: Existin
         raise OutputExists(f"{out} holds other files and no run: choose another --out.")
     if is_run and existing == "refuse":
         raise OutputExists(f"{out} holds a run already: go on with it by --resume, or replace it by --force.")
-    return config
 
 
 def _resumed_config(out: Path, dataset: Dataset, choices: Choices) -> TrainConfig:
@@ -198,7 +208,6 @@ def _remove_run(run: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    remove_leftovers(run)
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

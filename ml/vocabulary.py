@@ -9,8 +9,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ml import tokenizer as tokenizers
-from ml.files import replacing, require_free
+from ml.files import require_free, writing
 from ml.languages import LANGUAGES
+from ml.locks import writing_in
 from ml.samples import FOLDER, Sample, SamplesInvalid, SkippedLine, Track, find_samples, read_all, untracked
 
 MEASURED_BYTES = 2**20
@@ -61,10 +62,17 @@ def make_tokenizer(
     """Train folder/tokenizer.json on the documents that `fai dataset` will train on.
 
     Raises: OutputExists; SamplesInvalid, also where the text gives fewer tokens than vocab_size;
-        ml.corpus.CorpusInvalid where vocab_size is below ml.tokenizer.MIN_VOCAB_SIZE.
+        ml.bad_input.CorpusInvalid where vocab_size is below ml.tokenizer.MIN_VOCAB_SIZE;
+        ml.locks.FolderBusy, FolderUnusable; ml.files.FileUnwritable.
     """
     path = folder / tokenizers.FILE_NAME
     require_free(path, force=force)
+    with writing_in(folder):
+        return _make(folder, vocab_size, jsonl, track)
+
+
+def _make(folder: Path, vocab_size: int, jsonl: Sequence[Path], track: Track) -> Made:
+    path = folder / tokenizers.FILE_NAME
     samples = find_samples(folder, jsonl=jsonl)
     texts = read_all(track(samples.training, "Reading"))
     pieces = (piece for text in texts for piece in tokenizers.split_text(text))
@@ -75,8 +83,8 @@ def make_tokenizer(
             f"{folder / FOLDER} gives a vocabulary of at most {error.largest} tokens, not {vocab_size}: "
             f"add text, or run `fai tokenizer {folder} --vocab-size {error.largest}`."
         ) from error
-    with replacing(path) as partial:
-        tokenizer.save(str(partial))
+    with writing(path) as partial:
+        partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8", newline="\n")
     return Made(path=path, measures=measure(tokenizer, samples.validation), skipped=samples.skipped)
 
 

@@ -45,7 +45,7 @@ def _print_positions(model: Run, analysis: Analysis) -> None:
 
 def _position_cells(model: Run, position: Position) -> tuple[str, str, str]:
     expected = "  ".join(
-        f"{token_label(model.tokenizer, candidate.token)} {candidate.probability:.1%}"
+        f"{token_label(model.tokenizer, candidate.token)}({candidate.probability:.1%})"
         for candidate in position.candidates
     )
     if position.probability is None or position.surprise_bits is None:

@@ -10,6 +10,8 @@ bandwidth     bytes of weights read for a step x steps per second / the memory's
 import argparse
 from pathlib import Path
 
+from rich.console import Console
+
 from fai.learner.arguments import add_run_arguments, given_of, open_chosen
 from fai.learner.results import is_stdout, print_table, require_json, write_json
 from ml.speed import BATCH_ROWS, Speed, VariantSpeed
@@ -27,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     require_json(arguments.json, force=arguments.force)
     model = open_chosen(arguments)
-    speed = model.bench(**given_of(arguments, "prompt_tokens", "new_tokens", "seconds"))
+    with Console(stderr=True).status("Measuring"):
+        speed = model.bench(**given_of(arguments, "prompt_tokens", "new_tokens", "seconds"))
     if not is_stdout(arguments.json):
         _print(speed)
     if arguments.json is not None:

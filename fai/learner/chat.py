@@ -12,6 +12,7 @@ from collections.abc import Callable
 from prompt_toolkit import PromptSession
 
 from fai.learner.arguments import add_run_arguments, add_sampling_arguments, open_chosen, sampling_of
+from fai.learner.results import printable
 from ml.bad_input import BadInput
 from ml.chat import Chat
 from ml.chat_template import END_OF_ANSWER
@@ -102,7 +103,7 @@ def _answer(chat: Chat, question: str) -> None:
     piece = ""
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
     except KeyboardInterrupt:
         piece = " [stopped]"
         print(piece, end="")

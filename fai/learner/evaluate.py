@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fai.learner.arguments import add_run_arguments, open_chosen
-from fai.learner.counting import counting
+from fai.learner.progress import counting
 from fai.learner.results import is_stdout, print_table, require_json, write_json
 from ml.scores import Evaluation, Score
 

@@ -4,12 +4,13 @@ What is there already is left alone, and a download that was interrupted goes on
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 
 from ml.fetching import fetch, is_fetched
-from ml.sources import GitSource, HubSource, Source, SourceInvalid, choose, read_sources
+from ml.sources import GitSource, Source, SourceInvalid, choose, read_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         with Console(stderr=True).status(f"Fetching {source.name} from {source.origin}"):
             folder = fetch(source, arguments.out, force=arguments.force)
         print(f"{source.name}: fetched into {folder}, under {source.licence}.")
-    _print_next(chosen, arguments.out)
-
-
-def _print_next(chosen: list[Source], raw: Path) -> None:
-    if any(isinstance(source, GitSource) for source in chosen):
-        print(f"Next: fai prepare {raw} --out DATA")
-    documents = " ".join(str(raw / source.name) for source in chosen if isinstance(source, HubSource))
-    if documents:
-        print(f"Whole documents already: give `fai tokenizer DATA` and `fai dataset DATA` --jsonl {documents}")
+    print(f"Next: fai prepare {shlex.quote(str(arguments.out))} --out DATA")
 
 
 def _print_list(sources: list[Source]) -> None:

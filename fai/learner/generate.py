@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fai.learner.arguments import add_run_arguments, add_sampling_arguments, given_of, open_chosen, sampling_of
+from fai.learner.results import printable
 from ml.beam_search import BeamsInvalid
 from ml.chat_template import ANSWER, END_OF_ANSWER
 from ml.generation import Completion, PromptInvalid, read_prompt
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     stop = tuple(arguments.stop or [END_OF_ANSWER])
     if arguments.beams is not None:
         completion = model.search(prompt, **_beam_params(arguments), stop=stop)
-        print(completion.text.removesuffix("\n"))
+        print(printable(completion.text.removesuffix("\n")))
         _report(completion, is_asked=is_asked)
         return
     if arguments.num < 1:
@@ -71,7 +72,7 @@ def _beam_params(arguments: argparse.Namespace) -> dict[str, Any]:
 def _stream(model: Run, prompt: Prompt, params: dict[str, Any]) -> Completion:
     continuation = model.stream(prompt, **params)
     for piece in continuation:
-        print(piece, end="", flush=True)
+        print(printable(piece), end="", flush=True)
     completion = continuation.completion
     print(end="" if completion.text.endswith("\n") else "\n")
     return completion

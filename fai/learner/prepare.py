@@ -1,20 +1,22 @@
 """Clean raw files into samples: DATA/samples/, DATA/samples.txt and DATA/prepare-report.json.
 
-Reads .md .mdx .markdown .dart .py .txt .log .rst .html and .htm files in any encoding. What each rule does is in the
-report, which names every file that was left out or changed.
+Reads .md .mdx .markdown .dart .py .txt .log .rst .html and .htm files in any encoding, and .jsonl files with
+{"text": ...} on each line, which counts as a file. What each rule does is in the report, which names every file that
+was left out or changed.
 """
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from ml.preparation import REPORT_FILE, prepare
+from fai.learner.results import print_table
+from ml.preparation import prepare
+from ml.samples import REPORT_FILE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,34 +44,30 @@ def _counting() -> Iterator[Callable[[int], None]]:
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:
-    console = Console()
     totals = summary["totals"]
-    sites = _table("site", "files", "left out", "changed", "characters", "documents")
-    for name, counts in summary["sites"].items():
-        languages = ", ".join(f"{language} {count:,}" for language, count in counts["languages"].items())
-        sites.add_row(name, *_counts(counts), languages)
-    sites.add_section()
-    sites.add_row("all", *_counts(totals), f"{totals['kept']:,}")
-    reasons = _table("reason", "files", "times", "what")
-    for name, counts in summary["reasons"].items():
-        reasons.add_row(name, f"{counts['files']:,}", f"{counts['times']:,}", counts["what"])
-    console.print(sites, reasons, sep="\n")
-    console.print(
-        f"{totals['kept']:,} documents in {out}; every file is named in {out / REPORT_FILE}",
-        markup=False,
-        soft_wrap=True,
+    sites = [(name, *_counts(counts), _languages(counts)) for name, counts in summary["sites"].items()]
+    print_table(
+        "By site",
+        ("site", "files", "left out", "changed", "characters", "documents"),
+        [*sites, ("all", *_counts(totals), f"{totals['kept']:,}")],
+        text=("site", "documents"),
     )
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first, overflow="fold")
-    for name in columns:
-        is_words = name in ("documents", "what")
-        table.add_column(name, justify="left" if is_words else "right", overflow="fold")
-    return table
+    reasons = [
+        (name, f"{counts['files']:,}", f"{counts['times']:,}", counts["what"])
+        for name, counts in summary["reasons"].items()
+    ]
+    if reasons:
+        print_table(
+            "What was left out or changed", ("reason", "files", "times", "what"), reasons, text=("reason", "what")
+        )
+    print(f"Wrote {totals['kept']:,} documents into {out}; {out / REPORT_FILE} names what was left out or changed.")
+    print(f"Next: fai tokenizer {shlex.quote(str(out))}")
 
 
 def _counts(counts: dict[str, int]) -> tuple[str, ...]:
     names = ("files", "left_out", "changed", "characters_out")
     return tuple(f"{counts[name]:,}" for name in names)
+
+
+def _languages(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{language} {count:,}" for language, count in counts["languages"].items())

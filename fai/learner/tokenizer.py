@@ -5,11 +5,11 @@ how well it fits the held-out ones.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from fai.learner.progress import track_samples
-from fai.learner.results import print_table
-from fai.learner.skipped import print_skipped
+from fai.learner.results import print_skipped, print_table
 from ml import vocabulary
 from ml.config import PRESETS
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         ["language", "documents", "bytes/token", "characters/token", "Hangul in single syllables"],
         [_row(measure) for measure in made.measures],
     )
-    print(f"Next: fai dataset {arguments.data}")
+    print(f"Next: fai dataset {shlex.quote(str(arguments.data))}")
 
 
 def _row(measure: vocabulary.Measure) -> list[str]:

@@ -1,7 +1,6 @@
 """A folder that appears whole: built beside its place, then renamed."""
 
 import contextlib
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import ClassVar
 from safetensors import SafetensorError
 
 from ml.bad_input import BadInput
+from ml.files import partial_beside
 
 RECORD_FILE = "export.json"
 """In every exported folder: what was exported; only such a folder is ever replaced."""
@@ -63,12 +63,11 @@ def _building(folder: Path) -> Iterator[Path]:
     # A resolved path has a name, which "." and ".." have not.
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    suffix = secrets.token_hex(8)
-    partial = folder.with_name(f".{folder.name}.{suffix}.tmp")
+    partial = partial_beside(folder)
     partial.mkdir()
     try:
         yield partial
-        _replace(folder, partial, old=folder.with_name(f".{folder.name}.{suffix}.old"))
+        _replace(folder, partial, old=partial_beside(folder))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

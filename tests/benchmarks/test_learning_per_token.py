@@ -9,7 +9,6 @@ from benchmarks.learning_runs import Outcome
 from ml.config import PRESETS, InnerConfig, ModelConfig
 
 
-@functools.cache
 def make_contender(kind: type[Ours] | type[Rival], model: ModelConfig = MODEL) -> Contender:
     return kind(model=model, inner=InnerConfig(), precision="fp32", seed=0)
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ml.block_attention import BLOCK_QUERIES, block_attention
+from ml.block_attention import BLOCK_QUERIES, KEPT_TOKENS, block_attention
+from ml.memory import count_saved_bytes
 
 
 def make_case(length: int) -> list[Tensor]:
@@ -21,12 +22,21 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), float("-inf")).softmax(-1) @ v
 
 
-@pytest.mark.parametrize("length", [1, 5, BLOCK_QUERIES, BLOCK_QUERIES + 1, 2 * BLOCK_QUERIES + 30])
+@pytest.mark.parametrize("length", [1, 5, BLOCK_QUERIES, BLOCK_QUERIES + 1, KEPT_TOKENS, KEPT_TOKENS + 30])
 def test_output_and_gradients_are_those_of_the_formula(length: int) -> None:
     case = make_case(length)
     exact = with_gradients(reference, *(x.double() for x in case))
     for got, expected in zip(with_gradients(block_attention, *case), exact, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_for_the_backward_pass_grows_with_a_long_text_not_with_its_square() -> None:
+    def kept_bytes(length: int) -> int:
+        with count_saved_bytes() as saved:
+            block_attention(*(x.requires_grad_() for x in make_case(length)[:3]))
+        return saved.num_bytes
+
+    assert kept_bytes(4 * KEPT_TOKENS) == 2 * kept_bytes(2 * KEPT_TOKENS)
 
 
 def test_in_bfloat16_it_errs_by_little_more_than_the_type_does() -> None:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from ml import dataset, tokenizer
 from ml.data import encode_documents
-from ml.dataset import DatasetInvalid, make_dataset, open_dataset
-from ml.files import OutputExists, sha256_file
+from ml.dataset import DatasetInvalid, make_dataset, open_dataset, require_current
+from ml.files import FileUnwritable, OutputExists, sha256_file
+from ml.preparation import prepare
 from ml.samples import find_samples, read_all
 from ml.tokenizer import TokenizerInvalid
 from ml.vocabulary import make_tokenizer
@@ -206,3 +208,28 @@ def test_groups_that_do_not_cover_the_tokens_are_damage(data: Path) -> None:
     change_record(data, record)
     with pytest.raises(DatasetInvalid, match="groups"):
         open_dataset(data)
+
+
+def test_a_dataset_is_current_until_the_samples_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, text in {"a.md": "One document.", "b.md": "Another document."}.items():
+        (tmp_path / "raw" / name).write_text(text)
+    data = tmp_path / "data"
+    prepare([tmp_path / "raw"], out=data, num_processes=1)
+    make_tokenizer(data, vocab_size=262)
+    assert not make_dataset(data).is_tokenizer_older
+    require_current(open_dataset(data))
+    (tmp_path / "raw" / "a.md").write_text("One Document.")
+    prepare([tmp_path / "raw"], out=data, force=True, num_processes=1)
+    with pytest.raises(DatasetInvalid, match=r"dataset\.json is older than .*`fai tokenizer .* --force`, then"):
+        require_current(open_dataset(data))
+    os.utime(data / "tokenizer.json", (0, 0))
+    assert make_dataset(data, force=True).is_tokenizer_older
+    require_current(open_dataset(data))
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(data: Path) -> None:
+    (data / "dataset.json").unlink()
+    (data / "dataset.json").mkdir()
+    with pytest.raises(FileUnwritable, match=r"dataset\.json cannot be replaced \(Is a directory\): remove it"):
+        make_dataset(data, force=True)

@@ -3,7 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from ml.files import READ_BYTES, OutputExists, remove_folder, replacing, require_free, sha256_file
+from ml.files import (
+    READ_BYTES,
+    OutputExists,
+    partial_beside,
+    remove_folder,
+    remove_partials,
+    replacing,
+    require_free,
+    sha256_file,
+)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, READ_BYTES, READ_BYTES + 1])
@@ -70,3 +79,13 @@ def test_a_folder_is_removed_with_what_is_read_only_and_not_through_links(tmp_pa
     remove_folder(folder)
     assert not folder.exists()
     assert (outside.read_text(), outside.stat().st_mode) == ("kept", mode)
+
+
+def test_what_a_killed_process_was_writing_goes_and_nothing_else(tmp_path: Path) -> None:
+    partial_beside(tmp_path / "file").touch()
+    (partial_beside(tmp_path / "folder") / "below").mkdir(parents=True)
+    kept = {".mine.tmp", "file.tmp", ".file.partial"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_partials(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

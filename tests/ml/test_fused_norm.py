@@ -2,11 +2,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ml import fused_norm
 from ml.fused_norm import rms_norm, rotated_rms_norm
 from ml.model import RMSNorm, rotate, rotation_at
 from tests.ml.make import make_config
 
 EPS = 1e-6
+
+
+@pytest.fixture(autouse=True, params=[1, 2**18], ids=["sliced", "whole"])
+def _slice_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_norm, "SLICE_VALUES", request.param)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

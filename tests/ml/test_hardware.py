@@ -88,6 +88,18 @@ def test_no_size_is_tried_that_the_free_memory_may_not_hold(monkeypatch: pytest.
     assert hardware.find_micro_batch(make_config(), make_inner(batch_tokens=256), make_hardware(), seconds=9.0) == 1
 
 
+def test_checkpointing_leaves_room_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "free_bytes", lambda: 4_000_000)
+    monkeypatch.setattr(hardware, "MIN_GAIN", 0.0)  # Whatever fits pays.
+    plain, checkpointed = (
+        hardware.find_micro_batch(
+            make_config(n_layer=8), make_inner(), make_hardware(), gradient_checkpointing=is_on, seconds=60.0
+        )
+        for is_on in (False, True)
+    )
+    assert 1 <= plain < checkpointed
+
+
 def test_auto_is_bfloat16_where_the_hardware_has_it() -> None:
     machines = [dataclasses.replace(make_hardware(), bf16=has_bf16) for has_bf16 in (True, False)]
     assert [hardware.resolve_precision("auto", machine) for machine in machines] == ["bf16", "fp32"]

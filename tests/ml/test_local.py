@@ -1,4 +1,6 @@
 import math
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,24 @@ def test_stopping_early_hands_in_what_is_done(tmp_path: Path) -> None:
 
 def test_stopping_after_the_last_step_is_not_stopping(tmp_path: Path) -> None:
     assert not run(tmp_path, on_step=lambda progress: progress.num_steps < 10).report.partial
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_a_job_that_fails_leaves_no_freed_memory_with_the_process(tmp_path: Path) -> None:
+    def fail(_: Progress) -> bool:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, on_step=fail)
+    before = resident_bytes()
+    # More than any earlier test may have freed inside the heap.
+    large = torch.ones(100_000_000)
+    del large
+    assert resident_bytes() - before < 40_000_000
 
 
 def test_a_base_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from ml.bad_input import CorpusInvalid
 from ml.documents import MAX_BYTES
+from ml.locks import FolderBusy, FolderUnusable, writing_in
 from ml.preparation import BATCH_FILES, OUTPUTS, PreparationRefused, prepare
+from ml.samples import find_samples
 from tests.ml.test_corpus import without_root, write
 
 TEXT = "A document that is worth learning from.\n"
@@ -190,7 +192,7 @@ def test_samples_are_not_made_inside_what_they_are_made_of(raw: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_bad_input(raw: Path, tmp_path: Path) -> None:
     write(tmp_path / "file")
-    with pytest.raises(PreparationRefused, match="cannot be written"):
+    with pytest.raises(FolderUnusable, match="cannot be written"):
         prepare([raw], out=tmp_path / "file" / "data")
 
 
@@ -210,3 +212,80 @@ def test_what_is_interrupted_leaves_what_was_there(raw: Path, tmp_path: Path, er
     with pytest.raises((KeyboardInterrupt, PreparationRefused)):
         prepare([raw], out=tmp_path / "new", num_processes=1, progress=stop)
     assert not (tmp_path / "new").exists()
+
+
+def test_lines_of_jsonl_are_documents_cleaned_as_the_rest(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write(raw / "위키" / "a.txt", TEXT)
+    lines = [
+        {"text": "첫째 문서\r\n write to a@b.co.kr", "language": "ko"},
+        {"text": TEXT},
+        {"text": unicodedata.normalize("NFD", "둘째 문서예요.\n")},
+        {"title": "no text"},
+    ]
+    written = [json.dumps(line) for line in lines]
+    write(raw / "위키" / "part-00000.jsonl", "\n\n".join([*written, "{broken", ""]))
+    prepare([raw], out=tmp_path / "data", num_processes=1)
+    made = (tmp_path / "data/samples/위키/part-00000.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in made] == [
+        {"text": "첫째 문서\n write to [EMAIL]", "language": "ko"},
+        {"text": "둘째 문서예요.\n", "language": "ko"},
+    ]
+    assert (tmp_path / "data" / "samples.txt").read_text(encoding="utf-8") == (
+        f"{TEXT}<|endoftext|>\n첫째 문서\n write to [EMAIL]\n<|endoftext|>\n둘째 문서예요.\n"
+    )
+    assert reasons_of(tmp_path / "data") == {
+        "위키/part-00000.jsonl:1": {"line-ends", "email"},
+        "위키/part-00000.jsonl:3": {"duplicate"},
+        "위키/part-00000.jsonl:5": {"nfc"},
+        "위키/part-00000.jsonl:7": {"no-document"},
+        "위키/part-00000.jsonl:9": {"no-document"},
+    }
+    found = find_samples(tmp_path / "data")
+    assert {(sample.site, sample.language) for sample in found.training + found.validation} == {
+        ("위키", "ko"),
+        ("위키", "en"),
+    }
+
+
+def test_a_line_beyond_the_bound_is_left_out_and_the_next_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "site" / "a.jsonl", b'{"text": "' + b"x" * MAX_BYTES + b'"}\n{"text": "after it"}\n')
+    write(tmp_path / "raw" / "site" / "b.jsonl", b"")
+    prepare([tmp_path / "raw"], out=tmp_path / "data", num_processes=1)
+    assert reasons_of(tmp_path / "data") == {"site/a.jsonl:1": {"too-big"}, "site/b.jsonl": {"empty"}}
+    assert (tmp_path / "data" / "samples.txt").read_text() == "after it\n"
+
+
+def test_jsonl_of_two_folders_with_the_same_path_is_kept_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name / "site" / "a.jsonl", json.dumps({"text": f"Of {name}."}))
+    prepare([tmp_path / "one", tmp_path / "two"], out=tmp_path / "data", num_processes=1)
+    assert tree(tmp_path / "data" / "samples") == {
+        "site/a.jsonl": b'{"text": "Of one.", "language": "en"}\n',
+        "site/a~2.jsonl": b'{"text": "Of two.", "language": "en"}\n',
+    }
+
+
+def test_a_download_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "site" / "a.md", TEXT)
+    write(tmp_path / "raw" / ".wiki.partial" / "b.md", "Half of it.\n")
+    prepare([tmp_path / "raw"], out=tmp_path / "data", num_processes=1)
+    assert reasons_of(tmp_path / "data") == {"raw/.wiki.partial": {"unfinished"}}
+
+
+def test_what_a_killed_run_left_is_removed(raw: Path, tmp_path: Path) -> None:
+    write(tmp_path / "data" / ".prepare.0123456789abcdef.tmp" / "samples" / "half.txt", "half")
+    prepare([raw], out=tmp_path / "data", num_processes=1)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(OUTPUTS)
+
+
+def test_two_runs_never_write_in_one_folder(raw: Path, tmp_path: Path) -> None:
+    with writing_in(tmp_path / "data"), pytest.raises(FolderBusy):
+        prepare([raw], out=tmp_path / "data", num_processes=1)
+
+
+def test_the_report_changes_with_every_sample(tmp_path: Path) -> None:
+    for name, text in {"one": "abc", "two": "abd"}.items():
+        write(tmp_path / name / "site" / "a.md", text)
+        prepare([tmp_path / name], out=tmp_path / f"{name}-data", num_processes=1)
+    assert tree(tmp_path / "one-data")["prepare-report.json"] != tree(tmp_path / "two-data")["prepare-report.json"]

@@ -147,6 +147,9 @@ def test_a_missing_or_exchanged_tokenizer_is_named_with_its_source(copied: Path)
     make_tokenizer().save(str(path))
     with pytest.raises(TokenizerInvalid, match=r"not the tokenizer that the run was trained with: copy .*DATA"):
         open_run(copied)
+    path.write_text("{}")
+    with pytest.raises(TokenizerInvalid, match=r"tokenizer.json is damaged .*: copy .*DATA/tokenizer.json there"):
+        open_run(copied)
     path.unlink()
     with pytest.raises(TokenizerInvalid, match=r"There is no .*tokenizer.json: copy .*DATA/tokenizer.json there"):
         open_run(copied)
@@ -175,3 +178,11 @@ def test_a_prompt_or_a_number_that_cannot_be_is_refused_before_anything_is_gener
 ) -> None:
     with pytest.raises(problem):
         trained.stream(prompt, **params)
+
+
+@pytest.mark.timeout(20)
+def test_a_book_is_refused_before_its_tokens_are_counted(trained: Run) -> None:
+    with pytest.raises(PromptInvalid, match=r"has 60,000,000 bytes and the model's context of 96 tokens holds at most"):
+        trained.generate("위" * 20_000_000)
+    with pytest.raises(PromptInvalid, match="shorten the prompt"):
+        trained.analyze("x " * 20_000_000)

@@ -97,3 +97,9 @@ def test_training_lowers_every_figure(trained: Run) -> None:
 
 def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
     assert math.isinf(Score(tokens=1, nats=1e6).perplexity)
+
+
+def test_json_has_none_for_what_is_infinite() -> None:
+    figures = Score(tokens=1, nats=1e6).to_dict()
+    assert (figures["loss"], figures["perplexity"], figures["bits_per_byte"]) == (1e6, None, None)
+    assert Score(tokens=1, nats=math.log(2), bytes=1).to_dict()["bits_per_byte"] == 1.0

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.tracking import MetricsFile, Tracking, read_metrics
+from ml.tracking import MetricsFile, MetricsInvalid, Tracking, read_metrics
 
 
 def write_lines(run: Path, steps: list[int]) -> None:
@@ -68,3 +68,10 @@ def test_wandb_offline_keeps_the_run_in_its_folder_without_a_network(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("line", [b"\xff\n", b"{\n", b"{}\n", b"[1]\n", b"7\n"])
+def test_a_damaged_line_says_what_to_remove(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "tokens": 8}\n' + line)
+    with pytest.raises(MetricsInvalid, match=f"{tmp_path}/metrics.jsonl is damaged: remove it"):
+        read_metrics(tmp_path)

@@ -10,7 +10,6 @@ from ml.train_state import (
     load_weights,
     newest_checkpoint,
     read_state,
-    remove_leftovers,
     save_checkpoint,
 )
 from ml.trainer import Trainer
@@ -53,14 +52,12 @@ def test_the_newest_two_are_kept_and_the_same_step_is_not_written_twice(tmp_path
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["000000010", "000000100"]
 
 
-def test_what_a_killed_process_was_writing_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_process_was_writing_is_no_checkpoint(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, state=TrainState(step=1), trainer=make_trained())
     partial = tmp_path / ".000000002.0f.tmp"
     partial.mkdir()
     (partial / "model.safetensors").write_bytes(b"half")
     assert newest_checkpoint(tmp_path) == folder
-    remove_leftovers(tmp_path)
-    assert not partial.exists()
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
@@ -77,3 +74,10 @@ def test_a_state_without_a_field_is_refused(tmp_path: Path) -> None:
     (folder / "state.json").write_text('{"step": 1}', encoding="utf-8")
     with pytest.raises(CheckpointInvalid, match=r"state.json is damaged \('tokens'\)"):
         read_state(folder)
+
+
+def test_a_checkpoint_that_lost_its_state_is_written_anew(tmp_path: Path) -> None:
+    trainer = make_trained()
+    folder = save_checkpoint(tmp_path, state=TrainState(step=1), trainer=trainer)
+    (folder / "state.json").unlink()
+    assert newest_checkpoint(save_checkpoint(tmp_path, state=TrainState(step=1), trainer=trainer).parents[1]) == folder

@@ -23,6 +23,7 @@ from ml.dataset import DatasetInvalid
 from ml.divergence import Diverged
 from ml.evaluation import validation_loss
 from ml.files import OutputExists
+from ml.locks import FolderBusy, FolderUnusable, writing_in
 from ml.run import RunInvalid, open_run
 from ml.tracking import Metrics, read_metrics
 from ml.train_state import SaveFailed
@@ -165,12 +166,14 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(data: Path, whole: Path, 
     assert process.exitcode == -signal.SIGKILL
     assert steps_of(out) == [0, 5]
     assert read_metrics(out)[-1]["step"] == 8
-    (out / ".000000010.0f.tmp").mkdir()
+    (out / ".000000010.0123456789abcdef.tmp").mkdir()
+    (out / ".loss.png.0123456789abcdef.tmp").touch()
+    (out / "best" / ".model.safetensors.0123456789abcdef.tmp").touch()
     with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 9, "tok')
     train(data, out=out, existing="resume")
     assert_same_run(out, whole)
-    assert not list(out.glob(".*"))
+    assert not list(out.rglob(".*"))
 
 
 def test_resuming_with_muon_and_bf16_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
@@ -360,7 +363,25 @@ def test_a_dry_outcome_says_where_it_ended(whole: Path, data: Path, tmp_path: Pa
     assert outcome.num_steps == 12
 
 
+def test_two_trainings_never_write_in_one_run(whole: Path, data: Path, tmp_path: Path) -> None:
+    with writing_in(whole):
+        message = refused(FolderBusy, data, out=whole, existing="resume")
+    assert message == f"Another `fai` command is writing in {whole}: wait until it has ended, and run this one again."
+    with writing_in(tmp_path / "run"):
+        refused(FolderBusy, data, out=tmp_path / "run", choices=make_choices())
+
+
+def test_a_dataset_that_is_older_than_its_samples_is_refused(data: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(data, tmp_path / "data"))
+    record = json.loads((older / "dataset.json").read_text(encoding="utf-8"))
+    (older / "dataset.json").write_text(json.dumps(record | {"report_sha256": "0" * 64}), encoding="utf-8")
+    (older / "prepare-report.json").write_text("{}")
+    message = refused(DatasetInvalid, older, out=tmp_path / "run", choices=make_choices())
+    assert f"{older}/dataset.json is older than {older}/samples" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    message = refused(SaveFailed, data, out=tmp_path / "file" / "run", choices=make_choices())
-    assert message.endswith("(Not a directory): choose another --out.")
+    message = refused(FolderUnusable, data, out=tmp_path / "file" / "run", choices=make_choices())
+    assert message.endswith("run cannot be written (Not a directory): name another folder.")

@@ -30,7 +30,6 @@ def test_sources_are_fetched_and_the_next_commands_named(
         f"docs: fetched into {raw}/docs, under MIT.",
         f"wiki: fetched into {raw}/wiki, under CC-BY-SA-3.0.",
         f"Next: fai prepare {raw} --out DATA",
-        f"Whole documents already: give `fai tokenizer DATA` and `fai dataset DATA` --jsonl {raw}/wiki",
     ]
 
 

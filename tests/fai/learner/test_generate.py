@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_with_the_exit_code_of_an_interrupt(run_folder: Path, monk
         (["--prompt", "7", "--top-p", "2"], "top_p must lie in (0, 1]"),
         (["--prompt", "7", "--num", "0"], "--num must be at least 1"),
         (["--prompt", "7", "--stop", ""], "stop must not hold an empty text"),
-        (["--prompt", "7", "--beams", "0"], "num_beams must be at least 1"),
+        (["--prompt", "7", "--beams", "0"], "num_beams must lie between 1 and 256"),
         (["--prompt", "\udcff"], "no UTF-8"),
         (["--prompt-file", "/nowhere/prompt.txt"], "/nowhere/prompt.txt cannot be read"),
     ],

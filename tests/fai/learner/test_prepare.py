@@ -19,7 +19,7 @@ def test_what_was_done_is_shown(raw: Path, tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr()
     assert "사이트" in printed.out
     assert "front-matter" in printed.out
-    assert f"1 documents in {tmp_path / 'data'}" in printed.out
+    assert f"Wrote 1 documents into {tmp_path / 'data'}" in printed.out
     assert printed.err == "Cleaning ...\n"
 
 

@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -65,8 +68,9 @@ def path(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama(path: Path) -> Llama:
-    return Llama(path)
+def llama(path: Path) -> Iterator[Llama]:
+    with Llama(path) as llama:
+        yield llama
 
 
 def test_llama_cpp_computes_the_logits_of_a_grouped_model(run: Run, llama: Llama) -> None:
@@ -74,7 +78,8 @@ def test_llama_cpp_computes_the_logits_of_a_grouped_model(run: Run, llama: Llama
 
 
 def test_llama_cpp_computes_the_logits_of_an_ungrouped_model(ungrouped_run: Run, tmp_path: Path) -> None:
-    check_logits(ungrouped_run, Llama(export_gguf(ungrouped_run, tmp_path / "D")), atol=2e-5)
+    with Llama(export_gguf(ungrouped_run, tmp_path / "D")) as llama:
+        check_logits(ungrouped_run, llama, atol=2e-5)
 
 
 def test_llama_cpp_writes_the_same_text(run: Run, llama: Llama) -> None:
@@ -130,16 +135,20 @@ def test_half_precision_matrices_are_ours_rounded(run: Run, tmp_path: Path, dtyp
         rounded = torch.from_numpy(values).to(kind if values.ndim == 2 else torch.float32)
         assert stored.data.tobytes() == rounded.view(torch.uint8).numpy().tobytes()
         assert list(stored.shape) == list(reversed(values.shape))
-    check_logits(run, Llama(path), atol=atol)
+    with Llama(path) as llama:
+        check_logits(run, llama, atol=atol)
 
 
-def test_the_readme_loads_it_and_writes_our_text(
-    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_readme_loads_it_and_writes_our_text(run: Run, path: Path) -> None:
     continuation = our_continuation(run, run.tokenizer.encode(PROMPT).ids, num_tokens=20)
-    monkeypatch.chdir(path.parent)
-    exec(readme_code(path.parent), {})
-    assert capsys.readouterr().out == run.tokenizer.decode(continuation) + "\n"
+    expected = (run.tokenizer.decode(continuation) + "\n").encode()
+    command = [sys.executable, "-u", "-c", readme_code(path.parent)]
+    with subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        written = process.stdout.read(len(expected))
+        # Why it is killed: see tests/ml/export/llama.py.
+        process.kill()
+    assert written == expected
 
 
 def test_rows_beyond_the_vocabulary_are_unused_tokens(run: Run, tmp_path: Path) -> None:
@@ -148,8 +157,8 @@ def test_rows_beyond_the_vocabulary_are_unused_tokens(run: Run, tmp_path: Path) 
     last = parts["model"]["merges"].pop()
     del parts["model"]["vocab"]["".join(last)]
     smaller = dataclasses.replace(run, tokenizer=Tokenizer.from_str(json.dumps(parts)))
-    llama = Llama(export_gguf(smaller, tmp_path / "D"))
-    assert llama.tokenize("[PAD299]") == smaller.tokenizer.encode("[PAD299]").ids
+    with Llama(export_gguf(smaller, tmp_path / "D")) as llama:
+        assert llama.tokenize("[PAD299]") == smaller.tokenizer.encode("[PAD299]").ids
 
 
 @pytest.mark.parametrize("pre_tokenizer", [None, {"type": "Whitespace"}])
