@@ -1,6 +1,7 @@
 """What every test shares: the PostgreSQL leg, a clock, a Redis, and a ledger that can be emptied between tests."""
 
 import importlib
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ hypothesis_settings.register_profile("fai", deadline=None)
 hypothesis_settings.load_profile("fai")
 
 IS_POSTGRESQL = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
+
+
+def pytest_configure() -> None:
+    """Take Ctrl+C, which tests send: a shell starts its background jobs without it, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
