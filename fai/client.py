@@ -187,9 +187,6 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._json("POST", path, json=body)
 
-    def delete(self, path: str) -> None:
-        self._request("DELETE", path)
-
     @contextlib.contextmanager
     def open_blob(self, sha256: str, *, offset: int) -> Iterator[tuple[bool, Iterator[bytes]]]:
         """(whether the stream starts at `offset`, its pieces); else it starts at 0."""

@@ -64,7 +64,7 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
     there, and what is done is the result.
 
     Raises: ValueError where the budget does not pay for one row or the base is another model; TrainingDiverged;
-    ml.corpus.CorpusInvalid; ml.checkpoint.CheckpointInvalid; ml.data.ShardInvalid.
+    ml.bad_input.CorpusInvalid; ml.checkpoint.CheckpointInvalid; ml.data.ShardInvalid.
     """
     tokens = open_shard(shard_path, shard.dtype)
     num_rows, num_steps = plan_steps(model_config, inner, token_budget=token_budget)

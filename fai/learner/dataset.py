@@ -9,22 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fai.learner.progress import track_samples
-from fai.learner.results import print_skipped, print_table
+from fai.learner.reading import add_jsonl, print_skipped, track_samples
+from fai.learner.results import print_table
 from ml import dataset
 from ml.tokenizer import FILE_NAME as TOKENIZER_FILE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="the folder with samples and tokenizer.json")
-    parser.add_argument(
-        "--jsonl",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help='documents besides, {"text": ...} on each line; or folders of such files',
-    )
+    add_jsonl(parser)
     parser.add_argument("--force", action="store_true", help="replace the dataset that is there")
 
 

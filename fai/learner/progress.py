@@ -1,12 +1,10 @@
 """How far a command is, on the error stream: a bar on a terminal, a line at the beginning elsewhere."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import Progress, track
-
-from ml.samples import Sample
+from rich.progress import Progress
 
 
 @contextlib.contextmanager
@@ -24,12 +22,3 @@ def counting(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total, description=f"{title} {done:,} of {total:,} {unit}")
 
         yield show
-
-
-def track_samples(samples: Sequence[Sample], title: str) -> Iterable[Sample]:
-    """The samples, with what is done of them under the title."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        return track(samples, title, console=console, transient=True)
-    console.print(f"{title}: {len(samples):,} documents")
-    return samples

@@ -13,11 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ml.files import require_free, writing
-from ml.samples import SkippedLine
 
 PIPE_COLUMNS = 120
 """Where no terminal says how wide it is."""
-MAX_SKIPPED = 10
 # Without its first character, an escape sequence is plain letters.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -69,11 +67,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         return
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
-
-
-def print_skipped(skipped: Sequence[SkippedLine]) -> None:
-    """The first lines by number and reason, and how many there are, on the error stream."""
-    for line in skipped[:MAX_SKIPPED]:
-        print(f"{line.file}, line {line.line}: {line.reason}; skipped.", file=sys.stderr)
-    if skipped:
-        print(f"Lines skipped: {len(skipped):,}.", file=sys.stderr)

@@ -8,8 +8,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from fai.learner.progress import track_samples
-from fai.learner.results import print_skipped, print_table
+from fai.learner.reading import add_jsonl, print_skipped, track_samples
+from fai.learner.results import print_table
 from ml import vocabulary
 from ml.config import PRESETS
 
@@ -19,14 +19,7 @@ DEFAULT_VOCAB_SIZE = PRESETS["m4"].vocab_size
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="the folder that `fai prepare` made")
     parser.add_argument("--vocab-size", type=int, default=DEFAULT_VOCAB_SIZE, metavar="N", help="default: %(default)s")
-    parser.add_argument(
-        "--jsonl",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help='documents besides, {"text": ...} on each line; or folders of such files',
-    )
+    add_jsonl(parser)
     parser.add_argument("--force", action="store_true", help="replace the tokenizer that is there")
 
 
