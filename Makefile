@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup demo test check bench bench-training
+.PHONY: help setup demo test check bench bench-training bench-convergence
 
 help:
 	@echo "make demo   train a small model with two volunteers on this machine, then spend the credits"
@@ -11,6 +11,7 @@ help:
 	@echo "make check  lint, types, import rules, migrations"
 	@echo "make bench  measure what docs/experiments.md states"
 	@echo "make bench-training   the same of the learner's pipeline; ARGS=\"--corpus DIR\" on a corpus of your own"
+	@echo "make bench-convergence   low-communication training, simulated; ARGS=--quick in three minutes, all of it in hours"
 	@echo "make setup  only install, into .venv"
 
 setup:
@@ -34,3 +35,6 @@ bench: setup
 
 bench-training: setup
 	$(BIN)/python -m benchmarks --training $(ARGS)
+
+bench-convergence: setup
+	$(BIN)/python -m benchmarks.convergence $(ARGS)

@@ -7,20 +7,16 @@ A figure that misses its goal is said, and is no failure; a benchmark that does 
 """
 
 import argparse
-import importlib.metadata
-import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ml import hardware
+from benchmarks.record import PlaceMissing, write
 
 NAMES = ("demo_learning", "merging", "job_cycles", "cached_generation")
 TRAINING_NAMES = ("training_speed", "gradient_checkpointing", "data_pipeline", "learning_per_token")
 """Of the learner's pipeline; each has a quick form."""
 CORPUS_NAMES = ("data_pipeline", "learning_per_token")
-RECORD = Path(__file__).resolve().parent.parent / "docs" / "experiments.md"
 
 
 class BenchmarkFailed(Exception):
@@ -34,12 +30,11 @@ def main() -> int:
         print(f"== {name} ==", flush=True)
         try:
             output = run(name, *arguments_of(name, options))
-        except BenchmarkFailed as problem:
-            print(problem, file=sys.stderr)
-            failed.append(name)
-        else:
             if options.write:
                 write(name, output)
+        except (BenchmarkFailed, PlaceMissing) as problem:
+            print(problem, file=sys.stderr)
+            failed.append(name)
     return 1 if failed else 0
 
 
@@ -84,25 +79,6 @@ def run(name: str, *arguments: str) -> str:
     if process.returncode:
         raise BenchmarkFailed(f"{name} ended with exit code {process.returncode}")
     return "".join(lines)
-
-
-def write(name: str, output: str) -> None:
-    """Put a benchmark's tables, and where they were measured, between its marks in the record."""
-    begin, end = f"<!-- measured: {name} -->\n", "<!-- end -->"
-    pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
-    text, num_places = pattern.subn(
-        lambda marks: f"{marks[1]}\n{output.strip()}\n\n{place()}\n\n{marks[2]}", RECORD.read_text("utf-8")
-    )
-    if num_places != 1:
-        raise BenchmarkFailed(f"{RECORD.name} has {num_places} places for {name}, not one: {begin.strip()} {end}")
-    RECORD.write_text(text, encoding="utf-8")
-
-
-def place() -> str:
-    """Date, machine and torch of a measurement."""
-    machine = hardware.detect()
-    torch = importlib.metadata.version("torch")
-    return f"*{datetime.now(UTC):%Y-%m-%d}, {machine.cores} cores, {machine.name}, torch {torch}*"
 
 
 if __name__ == "__main__":

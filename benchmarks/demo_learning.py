@@ -99,9 +99,11 @@ def learn(text: Corpus, folder: Path, *, seed: int) -> list[float]:
             base_path=base_path,
             deltas=deltas,
             outer=OUTER,
+            progress=(number - 1) / NUM_ROUNDS,
             outer_state_path=state_path,
             result_path=result_path,
             result_state_path=result_state_path,
+            step_path=None,
         )
         base_path, state_path = result_path, result_state_path
         losses.append(validation_loss(base_path, text.held_out))
@@ -134,9 +136,17 @@ def train(text: Corpus, base_path: Path, folder: Path, number: int, device: int,
     )
     tokens = result.report.tokens
     sha256 = codec.encode(result.delta, label=label, tokens=tokens, path=path)
-    bound = delta_file.norm_bound(model=MODEL, inner=INNER, tokens=tokens)
+    bound = delta_file.norm_bound(model=MODEL, inner=INNER, codec=EXPERIMENT["codec"], tokens=tokens)
     facts = delta_file.check(path, model=MODEL, label=label, token_budget=tokens, max_norm=bound)
-    return WeightedDelta(path=path, attempt_id=device, sha256=sha256, tokens=tokens, weight=tokens, norm=facts.norm)
+    return WeightedDelta(
+        path=path,
+        attempt_id=device,
+        sender=device,
+        sha256=sha256,
+        tokens=tokens,
+        weight=tokens,
+        norm=facts.norm,
+    )
 
 
 def validation_loss(path: Path, held_out: data.Tokens) -> float:

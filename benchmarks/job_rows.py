@@ -60,7 +60,7 @@ def make_round(num_devices: int, *, now: datetime) -> tuple[int, int]:
         num_rounds=8,
         round_tokens=2 * num_devices * TOKENS,
         round_min_tokens=TOKENS,
-        max_delta_bytes=layout.delta_size_bytes(MODEL, "int8"),
+        max_delta_bytes=codec.delta_size_bytes(MODEL, "int8"),
     )
     base = Blob.objects.create(sha256=BASE_SHA256, kind=Blob.Kind.CHECKPOINT, size_bytes=100_000, created_at=now)
     slice_ = Blob.objects.create(sha256="0" * 64, kind=Blob.Kind.SHARD, size_bytes=8_000_000, created_at=now)

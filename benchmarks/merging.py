@@ -1,180 +1,199 @@
-"""Memory and time of merging int8 deltas of a 20M-parameter model, against loading all of them and averaging.
+"""Speed and memory of merging a 20M-parameter model's deltas by each codec, beside memory bandwidth and Flower.
 
-Each measurement has a fresh process. Run: python -m benchmarks.merging
+Run: python -m benchmarks.merging [CODEC ...]
 """
 
-import dataclasses
-import math
-import os
 import random
-import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-
+from benchmarks.flower import FlowerMissing, FlowerRun, run_fedavg
+from benchmarks.merging_inputs import MODEL, MODEL_BYTES, make_base, make_deltas
+from benchmarks.merging_runs import (
+    Measurement,
+    in_new_process,
+    largest_difference,
+    measure,
+    measure_bandwidth,
+    read_rate,
+)
 from benchmarks.tables import Goal, print_goals, print_table
-from ml.codec import DeltaLabel, encode, open_delta
-from ml.config import PRESETS, OuterConfig
-from ml.delta_file import measure_norm
-from ml.files import sha256_file
-from ml.layout import delta_layouts, model_layout, parameter_shapes
-from ml.merging import WeightedDelta, merge
-from ml.outer import outer_step
-from ml.tensor_file import TensorFileWriter, read_header, read_values
+from ml.config import CODECS
+from ml.merging import WeightedDelta
 
-MODEL = PRESETS["m4"]
-SHAPES = parameter_shapes(MODEL)
-MODEL_BYTES = 4 * MODEL.num_parameters
-NUM_DELTAS = (2, 16, 64)
-TARGET_RATIO = 4.0
+NUM_DELTAS = (2, 8, 32, 64, 256)
+FLOWER_DELTAS = 64
+MAX_DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """What one merge took beyond an idle process that has imported everything."""
+class Merged:
+    """One codec's measurements, by the number of deltas."""
 
-    peak_bytes: int
-    seconds: float
-    sha256: str = ""
+    delta_bytes: int
+    by_count: Mapping[int, Measurement]
+
+    def rate(self, num_deltas: int) -> float:
+        """Bytes of deltas that are added up in a second."""
+        return num_deltas * self.delta_bytes / self.by_count[num_deltas].sum_seconds
+
+    def seconds_per_delta(self) -> list[float]:
+        return [measured.sum_seconds / num_deltas for num_deltas, measured in self.by_count.items()]
 
 
-T = TypeVar("T")
-Merge = Callable[[Path, Sequence[WeightedDelta], Path], None]
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Flower's FedAvg of the same deltas, and the merge of them."""
+
+    flower: FlowerRun
+    merged: Measurement
+    difference: float
+    """Of the means, over their root mean square."""
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="fai-merging-") as name:
-        folder = Path(name)
-        deltas = in_new_process(make_inputs, folder, max(NUM_DELTAS))
-        delta_bytes = deltas[0].path.stat().st_size
-        rows = []
-        for num_deltas in NUM_DELTAS:
-            taken = deltas[:num_deltas]
-            streamed = in_new_process(measure, stream, folder, taken)
-            rows.append(cells(num_deltas, "stream", streamed, delta_bytes))
-            if num_deltas * MODEL_BYTES < 0.7 * total_memory_bytes():
-                rows.append(cells(num_deltas, "naive", in_new_process(measure, load_all, folder, taken), delta_bytes))
-            else:
-                rows.append((str(num_deltas), "naive", "beyond this machine", "", "", ""))
-        shuffled = random.Random(0).sample(deltas, len(deltas))
-        equal = in_new_process(measure, stream, folder, shuffled).sha256 == streamed.sha256
-    ratio = streamed.peak_bytes / MODEL_BYTES
-    print_goals(
-        Goal(
-            measured=f"{ratio:.2f}x",
-            wanted=f"at most {TARGET_RATIO:.0f}x",
-            reached=ratio <= TARGET_RATIO,
-            what=f"peak memory of merging {num_deltas} deltas, over the fp32 model's size",
-        ),
-        Goal(measured="same" if equal else "differ", wanted="same", reached=equal, what="bytes for a shuffled order"),
-    )
-    print_table(("deltas", "way", "peak / model", "peak MB", "seconds", "GB/s of deltas"), rows)
+    codecs = sys.argv[1:] or list(CODECS)
+    bandwidth = measure_bandwidth()
+    best = max(bandwidth.values())
+    merged, same_bytes, beside = {}, None, None
+    for codec in codecs:
+        with tempfile.TemporaryDirectory(prefix="fai-merging-") as name:
+            folder = Path(name)
+            in_new_process(make_base, folder / "base")
+            deltas = in_new_process(make_deltas, folder, codec, max(NUM_DELTAS))
+            merged[codec] = measure_counts(folder, deltas)
+            if codec == "dense":
+                bandwidth["files in the page cache (read)"] = in_new_process(read_rate, deltas)
+                shuffled = random.Random(0).sample(deltas, len(deltas))
+                expected = merged[codec].by_count[len(deltas)].sha256
+                same_bytes = in_new_process(measure, folder, shuffled).sha256 == expected
+                beside = measure_beside(folder, deltas[:FLOWER_DELTAS], merged[codec].by_count[FLOWER_DELTAS])
+    print_goals(*goals(merged, best, same_bytes=same_bytes, beside=beside))
+    print_merged(merged, best)
+    print_beside(beside)
+    print_table(("memory bandwidth", "GB/s"), [(kernel, f"{rate / 1e9:.1f}") for kernel, rate in bandwidth.items()])
     print(
         f"m4: {MODEL.num_parameters:,} parameters, {MODEL_BYTES / 1e6:.1f} MB in fp32; "
-        f"int8 deltas of {delta_bytes / 1e6:.1f} MB; naive: all deltas decoded, then averaged"
+        "the best of several runs counts; files are in the page cache"
     )
 
 
-def cells(num_deltas: int, way: str, taken: Measurement, delta_bytes: int) -> tuple[str, ...]:
-    rate = num_deltas * delta_bytes / taken.seconds / 1e9
-    peak_mb = taken.peak_bytes / 1e6
-    ratio = taken.peak_bytes / MODEL_BYTES
-    return str(num_deltas), way, f"{ratio:.2f}", f"{peak_mb:.1f}", f"{taken.seconds:.2f}", f"{rate:.2f}"
-
-
-def stream(base_path: Path, deltas: Sequence[WeightedDelta], result_path: Path) -> None:
-    """The project's merge."""
-    merge(
-        base_path=base_path,
-        deltas=deltas,
-        outer=OuterConfig(),
-        outer_state_path=None,
-        result_path=result_path,
-        result_state_path=result_path.with_suffix(".state"),
+def measure_counts(folder: Path, deltas: Sequence[WeightedDelta]) -> Merged:
+    return Merged(
+        deltas[0].path.stat().st_size,
+        {num_deltas: in_new_process(measure, folder, deltas[:num_deltas]) for num_deltas in NUM_DELTAS},
     )
 
 
-def load_all(base_path: Path, deltas: Sequence[WeightedDelta], result_path: Path) -> None:
-    """The usual way: a list of all decoded deltas, then their mean."""
-    layouts = delta_layouts(SHAPES)
-    loaded = [
-        {name: reader.tensor(name) for name in SHAPES}
-        for reader in (open_delta(delta.path, layouts=layouts) for delta in deltas)
+def measure_beside(folder: Path, deltas: Sequence[WeightedDelta], merged: Measurement) -> Beside | None:
+    try:
+        flower = run_fedavg(deltas, folder / "mean")
+    except FlowerMissing as problem:
+        print(f"merging: left out beside Flower: {problem}", file=sys.stderr)
+        return None
+    return Beside(flower, merged, in_new_process(largest_difference, folder / "mean", deltas))
+
+
+def goals(merged: Mapping[str, Merged], best: float, *, same_bytes: bool | None, beside: Beside | None) -> list[Goal]:
+    found = [flat_memory(merged)]
+    if dense := merged.get("dense"):
+        share = dense.rate(max(NUM_DELTAS)) / best
+        per_delta = dense.seconds_per_delta()
+        slowest = max(per_delta) / min(per_delta)
+        found = [
+            Goal(
+                measured=f"{share:.0%}",
+                wanted="at least 50%",
+                reached=share >= 0.5,
+                what=f"bytes of {max(NUM_DELTAS)} dense deltas a second, over memory bandwidth",
+            ),
+            Goal(
+                measured=f"{slowest:.2f}x",
+                wanted="at most 1.25x",
+                reached=slowest <= 1.25,
+                what="time per dense delta, the slowest count over the fastest",
+            ),
+            *found,
+            Goal(
+                measured="same" if same_bytes else "differ",
+                wanted="same",
+                reached=bool(same_bytes),
+                what="bytes for a shuffled order",
+            ),
+        ]
+    return found + (goals_beside(beside) if beside else [])
+
+
+def flat_memory(merged: Mapping[str, Merged]) -> Goal:
+    peaks = [[measured.peak_bytes for measured in codec.by_count.values()] for codec in merged.values()]
+    growth = max(max(of_codec) / min(of_codec) - 1 for of_codec in peaks)
+    return Goal(
+        measured=f"{growth:.0%}",
+        wanted="at most 10%",
+        reached=growth <= 0.1,
+        what=f"growth of a process's peak memory, {min(NUM_DELTAS)} to {max(NUM_DELTAS)} deltas, any codec",
+    )
+
+
+def goals_beside(beside: Beside) -> list[Goal]:
+    memory = beside.flower.peak_bytes / beside.merged.peak_bytes
+    speed = beside.flower.seconds / beside.merged.merge_seconds
+    return [
+        Goal(
+            measured=f"{memory:.0f}x",
+            wanted="at least 5x",
+            reached=memory >= 5,
+            what=f"Flower's peak memory over ours, {FLOWER_DELTAS} dense deltas",
+        ),
+        Goal(
+            measured=f"{speed:.1f}x",
+            wanted="above 1x",
+            reached=speed > 1,
+            what="Flower's time to average arrays in memory, over ours from files to files",
+        ),
+        Goal(
+            measured=f"{beside.difference:.1e}",
+            wanted=f"at most {MAX_DIFFERENCE:.0e}",
+            reached=beside.difference <= MAX_DIFFERENCE,
+            what="largest difference of the two means, over their root mean square",
+        ),
     ]
-    weights = np.array([delta.weight for delta in deltas], np.float32)
-    weights /= weights.sum()
-    with base_path.open("rb") as file, result_path.open("wb") as result_file:
-        header = read_header(file, size_bytes=base_path.stat().st_size)
-        writer = TensorFileWriter(result_file, metadata={}, entries=header.entries)
-        for name, entry in header.entries.items():
-            base_N = read_values(file, header=header, entry=entry, start=0, stop=entry.num_values)
-            mean_N = sum(weight * delta[name].reshape(-1) for weight, delta in zip(weights, loaded, strict=True))
-            new_N, _ = outer_step(base_N, np.zeros_like(base_N), np.asarray(mean_N), config=OuterConfig())
-            writer.append(new_N)
-        writer.finish()
 
 
-def measure(way: Merge, folder: Path, deltas: Sequence[WeightedDelta]) -> Measurement:
-    before = peak_resident_bytes()
-    result_path = folder / "result"
-    start = time.perf_counter()
-    way(folder / "base", deltas, result_path)
-    seconds = time.perf_counter() - start
-    return Measurement(peak_resident_bytes() - before, seconds, sha256_file(result_path))
+def print_merged(merged: Mapping[str, Merged], best: float) -> None:
+    counts = [str(num_deltas) for num_deltas in NUM_DELTAS]
+    rates = [
+        (
+            name,
+            f"{codec.delta_bytes / 1e6:.2f}",
+            f"{codec.rate(max(NUM_DELTAS)) / 1e9:.2f}",
+            f"{codec.rate(max(NUM_DELTAS)) / best:.1%}",
+            *(f"{1e3 * seconds:.2f}" for seconds in codec.seconds_per_delta()),
+        )
+        for name, codec in merged.items()
+    ]
+    print_table(("sum", "MB a delta", "GB/s", "of bandwidth", *(f"ms a delta of {count}" for count in counts)), rates)
+    for title, cell in (
+        ("seconds of a whole merge", lambda measured: f"{measured.merge_seconds:.2f}"),
+        ("peak MB of the process", lambda measured: f"{measured.peak_bytes / 1e6:.1f}"),
+        ("of it, MB beyond idle", lambda measured: f"{(measured.peak_bytes - measured.idle_bytes) / 1e6:.1f}"),
+    ):
+        rows = [(name, *map(cell, codec.by_count.values())) for name, codec in merged.items()]
+        print_table((title, *counts), rows)
 
 
-def make_inputs(folder: Path, num_deltas: int) -> list[WeightedDelta]:
-    """A base and deltas of normal values, each delta another window of one random series."""
-    series_N = np.random.default_rng(0).standard_normal(MODEL.num_parameters + num_deltas, dtype=np.float32)
-    entries = model_layout(SHAPES)
-    with (folder / "base").open("wb") as file:
-        writer = TensorFileWriter(file, metadata={}, entries=entries)
-        writer.append(series_N[: MODEL.num_parameters] * np.float32(0.02))
-        writer.finish()
-    layouts = delta_layouts(SHAPES)
-    deltas = []
-    for index in range(num_deltas):
-        values_N = series_N[index : index + MODEL.num_parameters] * np.float32(1e-3)
-        path = folder / f"delta-{index}"
-        sha256 = encode(split(values_N), label=make_label(index), tokens=100, path=path)
-        delta = WeightedDelta(path=path, attempt_id=index, sha256=sha256, tokens=100, weight=1.0 + index % 7, norm=0.0)
-        deltas.append(dataclasses.replace(delta, norm=measure_norm(open_delta(path, layouts=layouts))))
-    return deltas
-
-
-def make_label(attempt_id: int) -> DeltaLabel:
-    return DeltaLabel(experiment="benchmark", round_number=1, base_sha256="0" * 64, codec="int8", attempt_id=attempt_id)
-
-
-def split(values_N: np.ndarray) -> dict[str, np.ndarray]:
-    tensors, start = {}, 0
-    for name, shape in SHAPES.items():
-        stop = start + math.prod(shape)
-        tensors[name] = values_N[start:stop].reshape(shape)
-        start = stop
-    return tensors
-
-
-def in_new_process(function: Callable[..., T], *arguments: object) -> T:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def peak_resident_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1_024
-
-
-def total_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def print_beside(beside: Beside | None) -> None:
+    if beside is None:
+        return
+    flower, merged = beside.flower, beside.merged
+    rows = [
+        ("merge", "files to files", f"{merged.merge_seconds:.2f}", f"{merged.peak_bytes / 1e6:.0f}"),
+        (f"Flower {flower.version}", "memory to memory", f"{flower.seconds:.2f}", f"{flower.peak_bytes / 1e6:.0f}"),
+    ]
+    print_table((f"{FLOWER_DELTAS} dense deltas", "", "seconds", "peak MB of the process"), rows)
 
 
 if __name__ == "__main__":

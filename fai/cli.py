@@ -1,15 +1,17 @@
-"""The command line: fai join, worker, status, key; and a learner's commands, each a module of fai.learner."""
+"""The command line: fai join, worker, status, key, verify; and a learner's commands, each a module of fai.learner."""
 
 import argparse
 import contextlib
 import dataclasses
+import functools
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fai import __version__
 from fai.client import Client, CoordinatorError, CoordinatorUnreachable
-from fai.config import LANGUAGES, Options, WorkerConfig, credentials_of, preferred_language, read_options, worker_config
+from fai.config import LANGUAGES, Options, credentials_of, preferred_language, read_options, worker_config
 from fai.contact import PatientContact
 from fai.credentials import FILE_NAME, Credentials, save_credentials
 from fai.joining import is_refused, join
@@ -17,8 +19,13 @@ from fai.learner.command import COMMANDS, run_command
 from fai.messages import sentence
 from fai.stop import Stop, print_stop
 
+if TYPE_CHECKING:
+    from fai.verifying import Outcome
+
 NUM_MOVEMENTS = 10
 PATIENCE_SECONDS = 5.0
+EXIT_DIFFERENT = 1
+EXIT_UNVERIFIABLE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(words[0], words[1:])
     arguments = _parser().parse_args(words)
     chosen = {name: value for name, value in vars(arguments).items() if name.isupper()}
+    others = {name: value for name, value in vars(arguments).items() if name.islower() and name != "command"}
     language = chosen.get("LANG") or preferred_language()
     try:
         options = read_options(chosen)
-        return int(arguments.command(options) or 0)
+        return int(arguments.command(options, **others) or 0)
     except Stop as stop:
         print_stop(stop, language)
         return stop.exit_code
@@ -70,7 +78,7 @@ def run_worker(options: Options) -> int:
 def run_status(options: Options) -> None:
     """Credits and the latest movements."""
     config = worker_config(options)
-    with _client(config) as client:
+    with _client(config.server_url, api_key=config.api_key) as client:
         me = client.get("me", patience_seconds=PATIENCE_SECONDS)
         movements = client.get("me/ledger", patience_seconds=PATIENCE_SECONDS)["results"]
     _say(
@@ -89,19 +97,58 @@ def run_status(options: Options) -> None:
 
 def run_key(options: Options) -> None:
     """A further key that can only complete: for an OpenAI client, or to give to somebody in the family."""
-    with _client(worker_config(options)) as client:
+    config = worker_config(options)
+    with _client(config.server_url, api_key=config.api_key) as client:
         answer = client.post("me/keys", {"name": "fai key", "scopes": ["completion"]})
     _say(options, "key_created", api_key=answer["api_key"])
 
 
+def run_verify(options: Options, *, experiment: str, round_number: str) -> int:
+    """0 where merging the round again gives the same bytes, 1 where not, 2 where that cannot be found out."""
+    try:
+        outcome = _verify(options, experiment, round_number)
+    except Stop as stop:
+        stop.exit_code = EXIT_UNVERIFIABLE
+        raise
+    told = {"experiment": experiment, "round": round_number}
+    if not outcome.problems:
+        _say(options, "verify_equal", sha256=outcome.result_sha256[:12], **told)
+        return 0
+    _say(options, "verify_different", **told)
+    for problem in outcome.problems:
+        print(f"- {problem}", flush=True)
+    return EXIT_DIFFERENT
+
+
+def _verify(options: Options, experiment: str, round_number: str) -> "Outcome":
+    # Slow to load, and of use to this command alone.
+    from fai.verifying import Verifier  # noqa: PLC0415
+
+    if not re.fullmatch("[1-9][0-9]{0,8}", round_number):
+        raise Stop("bad_number", name="ROUND", value=round_number[:20])
+    stored = credentials_of(options)
+    server_url = options.server_url or (stored.server_url if stored else None)
+    if server_url is None:
+        raise Stop("server_missing")
+    with _client(server_url, api_key=None) as client:
+        client.check_server(patience_seconds=PATIENCE_SECONDS)
+        verifier = Verifier(
+            client=client,
+            folder=options.cache_dir / "verify",
+            language=options.language,
+            say=functools.partial(_say, options),
+        )
+        return verifier.verify(experiment, int(round_number))
+
+
 @contextlib.contextmanager
-def _client(config: WorkerConfig) -> Iterator[Client]:
+def _client(server_url: str, *, api_key: str | None) -> Iterator[Client]:
     """Raises: Stop where the coordinator cannot be reached or refuses."""
     try:
-        with Client(server_url=config.server_url, api_key=config.api_key, contact=PatientContact()) as client:
+        with Client(server_url=server_url, api_key=api_key, contact=PatientContact()) as client:
             yield client
     except CoordinatorUnreachable as error:
-        raise error.as_stop(config.server_url, exit_code=1) from error
+        raise error.as_stop(server_url, exit_code=1) from error
     except CoordinatorError as error:
         raise error.as_stop() from error
 
@@ -145,6 +192,16 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=run_status)
     key = commands.add_parser("key", parents=[shared], help="make an API key for completions")
     key.set_defaults(command=run_key)
+    verify = commands.add_parser(
+        "verify",
+        parents=[shared],
+        help="merge a round again from its public files and compare every byte",
+        description="Merge a round again from its public files and compare every byte; no key is needed.",
+        epilog="Exit code: 0 where all is equal, 1 where not, 2 where that cannot be found out.",
+    )
+    verify.add_argument("experiment", metavar="EXPERIMENT", help="the experiment's name in its address")
+    verify.add_argument("round_number", metavar="ROUND", help="a merged round's number")
+    verify.set_defaults(command=run_verify)
     for name, what in COMMANDS.items():
         commands.add_parser(name, help=what, add_help=False)
     return parser

@@ -201,6 +201,23 @@ class Client:
             _raise_for(response)
             yield response.status_code == httpx.codes.PARTIAL_CONTENT, response.iter_bytes(2**18)
 
+    def blob_size(self, sha256: str) -> int:
+        """Bytes of a file, found out by asking for its first."""
+        with (
+            _network_errors(),
+            self._http.stream(
+                "GET", f"blobs/{sha256}", headers={"Range": "bytes=0-0"}, follow_redirects=True
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+            _raise_for(response)
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            size = total or response.headers.get("Content-Length", "")
+        if not size.isdecimal():
+            raise _unexpected(response, "no size")
+        return int(size)
+
     def upload_offset(self, attempt_id: int) -> int:
         """How many bytes of the delta the coordinator has."""
         try:

@@ -175,6 +175,26 @@ SENTENCES: dict[str, Both] = {
         "What the coordinator sends as {sha256} has another sha256, twice over; tell its operator.",
         "서버가 보낸 {sha256} 파일의 sha256이 두 번 연속 다릅니다. 운영자에게 알려 주십시오.",
     ),
+    "server_missing": (
+        "Say which coordinator with --server URL.",
+        "--server 주소 옵션으로 서버를 알려 주십시오.",
+    ),
+    "round_unknown": (
+        "{experiment} has no round {round}; its newest is {newest}.",
+        "{experiment} 실험에 {round}라운드가 없습니다. 가장 최근은 {newest}라운드입니다.",
+    ),
+    "round_unmerged": (
+        "Round {round} of {experiment} is not merged ({state}); choose one that is.",
+        "{experiment} {round}라운드는 합쳐지지 않았습니다({state}). 합쳐진 라운드를 고르십시오.",
+    ),
+    "files_gone": (
+        "{url} no longer keeps {name} ({sha256}); choose a newer round.",
+        "{url} 서버에 {name} 파일({sha256})이 더는 없습니다. 더 최근 라운드를 고르십시오.",
+    ),
+    "verify_busy": (
+        "Another fai verify is running in {path}; wait until it has ended.",
+        "다른 fai verify가 {path}에서 실행 중입니다. 끝난 뒤에 다시 실행하십시오.",
+    ),
     # What happens meanwhile.
     "joined": ("Joined {url} as {nickname}.", "{nickname}(으)로 {url}에 참여했습니다."),
     "key_shown_once": (
@@ -215,11 +235,38 @@ SENTENCES: dict[str, Both] = {
         "{experiment}, round {round}: {tokens:,} tokens to train, worth {credits:,} credits.",
         "{experiment} {round}라운드: {tokens:,}토큰 학습, {credits:,}크레딧.",
     ),
+    "upload_size": (
+        "Its result takes {upload_bytes} to upload; a whole checkpoint has {whole_bytes}.",
+        "올릴 결과의 크기는 {upload_bytes}이고, 체크포인트 전체는 {whole_bytes}입니다.",
+    ),
+    "base_from_steps": (
+        "Brought the model up to date with {steps_bytes}; that saved {saved_bytes}.",
+        "{steps_bytes}만 내려받아 모델을 갱신했습니다. 아낀 양은 {saved_bytes}입니다.",
+    ),
+    "steps_useless": (
+        "The update of the model cannot be used ({why}); downloading the whole model.",
+        "모델의 갱신 파일을 쓸 수 없습니다({why}). 모델 전체를 내려받습니다.",
+    ),
+    "time_over": (
+        "The {seconds:,} s of this job are over; handing in what is done.",
+        "이 작업에 주어진 {seconds:,}초가 지났습니다. 지금까지의 결과를 제출합니다.",
+    ),
+    "put_back": (
+        "What attempt {attempt_id} held goes out with this device's next result.",
+        "{attempt_id}번 시도의 내용은 이 기기의 다음 결과에 담아 보냅니다.",
+    ),
+    "not_kept": (
+        "What this device keeps for its next job cannot be stored ({why}); it goes on without.",
+        "다음 작업에 쓸 내용을 저장할 수 없습니다({why}). 그대로 계속합니다.",
+    ),
     "step": (
         "Trained {tokens:,} of {budget:,} tokens, loss {loss:.3f}.",
         "{budget:,}토큰 중 {tokens:,}토큰 학습, 손실 {loss:.3f}.",
     ),
-    "trained": ("Trained {tokens:,} tokens; handing in.", "{tokens:,}토큰을 학습했습니다. 결과를 제출합니다."),
+    "trained": (
+        "Trained {tokens:,} tokens; handing in {upload_bytes}.",
+        "{tokens:,}토큰을 학습했습니다. 결과 {upload_bytes}를 제출합니다.",
+    ),
     "handed_in": ("Handed in; the coordinator checks it.", "제출했습니다. 서버가 확인합니다."),
     "accepted": (
         "Accepted: {tokens:,} tokens, {credits:,} credits.",
@@ -253,6 +300,27 @@ SENTENCES: dict[str, Both] = {
     ),
     "goodbye": ("Goodbye, and thank you.", "안녕히 가십시오. 고맙습니다."),
     "trouble": ("{text}", "{text}"),
+    # fai verify.
+    "verify_downloading": (
+        "Downloading {num_files} files, {size_bytes}.",
+        "파일 {num_files}개({size_bytes})를 내려받습니다.",
+    ),
+    "verify_merging": (
+        "Merging {num_deltas} deltas of round {round} again.",
+        "{round}라운드의 델타 {num_deltas}개를 다시 합칩니다.",
+    ),
+    "verify_equal": (
+        "Equal: round {round} of {experiment} gives checkpoint {sha256} again, byte for byte.",
+        "같습니다. {experiment} {round}라운드에서 체크포인트 {sha256}이(가) 바이트까지 똑같이 다시 나옵니다.",
+    ),
+    "verify_different": (
+        "Not equal: round {round} of {experiment} does not give its checkpoint again.",
+        "다릅니다. {experiment} {round}라운드에서 같은 체크포인트가 나오지 않습니다.",
+    ),
+    "file_manifest": ("the manifest", "매니페스트"),
+    "file_base": ("the base", "시작 체크포인트"),
+    "file_state": ("the outer state", "외부 옵티마이저 상태"),
+    "file_delta": ("the delta of attempt {attempt_id}", "{attempt_id}번 시도의 델타"),
     # Words of the live view and of fai status.
     "credits_line": (
         "credits: {available:,} available, {escrow:,} in escrow, {pending:,} pending",
@@ -262,6 +330,7 @@ SENTENCES: dict[str, Both] = {
     "round": ("{experiment}, round {round}", "{experiment} {round}라운드"),
     "progress": ("{tokens:,} / {budget:,} tokens", "{tokens:,} / {budget:,}토큰"),
     "loss": ("loss {loss:.3f}", "손실 {loss:.3f}"),
+    "whole": ("whole checkpoint: {whole_bytes}", "체크포인트 전체: {whole_bytes}"),
     "speed": ("{tokens_per_second:,.0f} tokens/s", "초당 {tokens_per_second:,.0f}토큰"),
     "status_line": (
         "{nickname} at {url}: {available:,} credits available, {held:,} held, {escrow:,} in escrow.",

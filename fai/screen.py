@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -15,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fai.messages import reason_sentence, sentence, state_word
+from fai.sizes import Size
 from ml.protocol import DeviceState
 
 STEP_LINE_SECONDS = 1.0
 REFRESH_PER_SECOND = 4
+BAR_WIDTH = 30
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,6 +38,8 @@ class View:
     loss: float | None = None
     tokens_per_second: float | None = None
     quoted_credits: int | None = None
+    whole_bytes: int | None = None
+    """Of a whole checkpoint, beside which an upload is shown."""
     available_credits: int = 0
     escrow_credits: int = 0
     pending_credits: int = 0
@@ -138,7 +143,8 @@ class LiveScreen:
             redirect_stderr=False,
             transient=True,
         )
-        self._live.start()
+        # The first view stands before the first event, or their threads might write into each other.
+        self._live.start(refresh=True)
 
     def say(self, key: str, **values: Any) -> None:
         if self._is_gone:
@@ -198,16 +204,25 @@ def _panel(language: str, view: View) -> Group:
 
 def _progress(language: str, view: View) -> Table:
     row = Table.grid(padding=(0, 2))
-    cells: list[Any] = [ProgressBar(total=view.total, completed=view.done, width=30)]
-    if view.state == DeviceState.TRAINING:
-        cells.append(sentence(language, "progress", tokens=view.done, budget=view.total))
-        if view.loss is not None:
-            cells.append(sentence(language, "loss", loss=view.loss))
-        if view.tokens_per_second is not None:
-            cells.append(sentence(language, "speed", tokens_per_second=view.tokens_per_second))
-    else:
-        cells.append(f"{view.done / 10**6:.1f} / {view.total / 10**6:.1f} MB")
-    if view.quoted_credits is not None:
-        cells.append(sentence(language, "quoted", credits=view.quoted_credits))
-    row.add_row(*cells)
+    # On a narrow terminal the bar gives way, not what is written beside it.
+    row.add_column(max_width=BAR_WIDTH, ratio=1)
+    cells = list(_cells(language, view))
+    for _ in cells:
+        row.add_column(no_wrap=True)
+    row.add_row(ProgressBar(total=view.total, completed=view.done), *cells)
     return row
+
+
+def _cells(language: str, view: View) -> Iterator[str]:
+    if view.state == DeviceState.TRAINING:
+        yield sentence(language, "progress", tokens=view.done, budget=view.total)
+        if view.loss is not None:
+            yield sentence(language, "loss", loss=view.loss)
+        if view.tokens_per_second is not None:
+            yield sentence(language, "speed", tokens_per_second=view.tokens_per_second)
+    else:
+        yield f"{Size(view.done)} / {Size(view.total)}"
+    if view.state == DeviceState.UPLOADING and view.whole_bytes is not None:
+        yield sentence(language, "whole", whole_bytes=Size(view.whole_bytes))
+    elif view.quoted_credits is not None:
+        yield sentence(language, "quoted", credits=view.quoted_credits)

@@ -10,6 +10,7 @@ from celery.worker import state as celery_state
 
 from fai.activity import Activity
 from fai.cache import Cache, disk_errors
+from fai.carryovers import Carryovers
 from fai.client import FOREVER, Client, CoordinatorError, CoordinatorUnreachable
 from fai.config import WorkerConfig
 from fai.contact import ScreenContact
@@ -20,6 +21,7 @@ from fai.machine import be_modest
 from fai.measuring import Measuring
 from fai.messages import reason_sentence
 from fai.outbox import Outbox
+from fai.production import Production
 from fai.runner import Runner
 from fai.screen import Screen
 from fai.speed import Speeds
@@ -75,6 +77,7 @@ class Session:
         )
         self._heart.start()
         self.runner.hand_in_leftovers()
+        self.runner.ask_after_unsettled()
         return account
 
     def register(self) -> BrokerAccount:
@@ -128,14 +131,26 @@ class Session:
 
     def _build(self, folder: Path) -> None:
         self.activity = Activity(experiment=self.config.experiment)
-        self.verdicts = Verdicts(client=self._client, on_verdict=self._tell_verdict)
+        carryovers = Carryovers(folder / "carryover", screen=self.screen)
+        self.verdicts = Verdicts(client=self._client, on_verdict=self._tell_verdict, settle=carryovers.settle)
+        outbox = Outbox(folder / "outbox")
         speeds = Speeds(self.config.cache_dir / "speeds.json", machine=self._machine)
-        self.runner = Runner(
+        production = Production(
             client=self._client,
             cache=Cache(self.config.cache_dir / "blobs", max_bytes=self.config.cache_max_bytes),
-            outbox=Outbox(folder / "outbox"),
+            outbox=outbox,
+            carryovers=carryovers,
             speeds=speeds,
             machine=self._machine,
+            activity=self.activity,
+            screen=self.screen,
+            departure=self.departure,
+        )
+        self.runner = Runner(
+            client=self._client,
+            production=production,
+            outbox=outbox,
+            carryovers=carryovers,
             activity=self.activity,
             screen=self.screen,
             departure=self.departure,

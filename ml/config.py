@@ -7,9 +7,15 @@ from typing import Any, Self, cast
 
 from ml.bad_input import BadInput
 
-CODECS = ("dense", "int8")
+CODECS = ("dense", "int8", "int4", "topk-64", "topk-128", "topk-256", "ternary-512", "ternary-640")
+"""How deltas travel; topk and ternary keep so many values of each block of 4,096."""
+STEP_CODECS = ("none", "dense", "int8", "int4")
+"""How the outer step travels to devices that have its base; none sends them whole checkpoints."""
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
+OUTER_SCHEDULES = ("constant", "cosine", "linear")
+MEANS = ("all", "senders")
+RULES = ("clipped_mean", "trimmed_mean", "geometric_median", "centered_clipping", "trust")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -135,7 +141,7 @@ class InnerConfig(_Config):
     batch_tokens: int = 4_096
     """Tokens of one optimizer step; a device reaches it by accumulating micro-batches."""
     warmup_steps: int = 10
-    """Steps of linear warm-up in each job, whose AdamW moments start at zero."""
+    """Steps of linear warm-up in a job whose moments start at zero; a device that has kept its moments needs none."""
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
@@ -158,18 +164,41 @@ class InnerConfig(_Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OuterConfig(_Config):
-    """The coordinator's optimizer over merged deltas: SGD with momentum; FedAvg is learning_rate 1, momentum 0.
+    """The coordinator's optimizer over merged deltas, SGD with momentum, and the rule that merges them.
 
-    Source: DiLoCo (arXiv 2311.08105), algorithm 1.
+    FedAvg is learning_rate 1, momentum 0; SparseLoCo's that with mean "senders"; DiLoCo's is Nesterov momentum.
+    Source: DiLoCo (arXiv 2311.08105), algorithm 1; SparseLoCo (arXiv 2508.15706), algorithm 1.
     """
 
     learning_rate: float = 0.7
     momentum: float = 0.9
     nesterov: bool = True
+    delay: int = 1
+    """Merges to one update of the momentum; above 1, for merges of few deltas as they arrive, Delayed Nesterov.
+    Source: arXiv 2401.09135, algorithm 3."""
+    schedule: str = "constant"
+    """constant, cosine or linear: of learning_rate, over the experiment's rounds."""
+    min_learning_rate_ratio: float = 0.1
+    """Where cosine and linear end, as a share of learning_rate."""
+    rule: str = "clipped_mean"
+    """clipped_mean, trimmed_mean, geometric_median, centered_clipping or trust."""
+    mean: str = "all"
+    """Each coordinate of sparse deltas is divided by the weights of all of them, or of its senders alone."""
+    trim_share: float = 0.25
+    """Share of the deltas that trimmed_mean leaves out of each coordinate, half of it at either end, at least one."""
+    step_codec: str = "int8"
+    """Codec of the outer step for devices that have its base; none: every device fetches whole checkpoints."""
 
     def __post_init__(self) -> None:
+        _require_one_of("outer schedule", self.schedule, OUTER_SCHEDULES)
+        _require_one_of("outer rule", self.rule, RULES)
+        _require_one_of("outer mean", self.mean, MEANS)
+        _require_one_of("outer step_codec", self.step_codec, STEP_CODECS)
         _require(self.learning_rate > 0, "outer learning_rate must be above 0")
         _require(0 <= self.momentum < 1, "outer momentum must lie in [0, 1)")
+        _require(_is_count(self.delay), f"outer delay must be a positive integer, not {self.delay!r}")
+        _require(0 <= self.min_learning_rate_ratio <= 1, "outer min_learning_rate_ratio must lie in [0, 1]")
+        _require(0 <= self.trim_share < 1, "outer trim_share must lie in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

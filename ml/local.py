@@ -1,5 +1,6 @@
 """One job of local training: from a base checkpoint and a token budget to a delta and a report."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class LocalResult:
     delta: dict[str, Tensor]
     """Base - local in float32 on the CPU: the direction that the outer optimizer descends."""
     report: Report
+    moments: dict[str, Tensor]
+    """The inner optimizer's, for the device's next job of the experiment."""
     micro_batch: int
     """Rows that fitted; fewer than asked for where memory ran out."""
 
@@ -57,11 +60,12 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
     hardware: Hardware,
     micro_batch: int,
     on_step: Callable[[Progress], bool],
+    moments: dict[str, Tensor] | None = None,
 ) -> LocalResult:
     """Train as many whole batches as the budget pays for, at least one, and never more tokens than it.
 
-    The batches depend on seed and step alone. `on_step` is called after every step; when it returns False, the job ends
-    there, and what is done is the result.
+    With `moments` of the device's job before, there is no warm-up. The batches depend on seed and step alone. `on_step`
+    is called after every step; when it returns False, the job ends there, and what is done is the result.
 
     Raises: ValueError where the budget does not pay for one row or the base is another model; TrainingDiverged;
     ml.bad_input.CorpusInvalid; ml.checkpoint.CheckpointInvalid; ml.data.ShardInvalid.
@@ -72,6 +76,9 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
     precision = resolve_precision("auto", hardware)
     try:
         trainer = Trainer(model, inner=inner, precision=precision, micro_batch=min(micro_batch, num_rows), seed=seed)
+        if moments:
+            trainer.load_moments(moments)
+            inner = dataclasses.replace(inner, warmup_steps=0)
         losses: list[float] = []
         start = time.perf_counter()
         for step in range(num_steps):
@@ -97,10 +104,13 @@ def run_job(  # noqa: PLR0913 - the parts of a job, which stand apart in its spe
             partial=progress.num_steps < num_steps,
         )
         num_fitting_rows = trainer.micro_batch
+        kept = {name: tensor.cpu() for name, tensor in trainer.moments().items()}
         del trainer
     finally:
         allocator.return_freed_memory()
-    return LocalResult(delta=_subtract_from_base(model, base_path), report=report, micro_batch=num_fitting_rows)
+    return LocalResult(
+        delta=_subtract_from_base(model, base_path), report=report, moments=kept, micro_batch=num_fitting_rows
+    )
 
 
 def plan_steps(config: ModelConfig, inner: InnerConfig, *, token_budget: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ml.config import InnerConfig, ModelConfig
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 TRAIN_TASK = "fai.train"
 """Celery task name; its only arguments are attempt_id and nonce."""
 
@@ -101,6 +101,16 @@ class ShardRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepRef:
+    """A file that leads from one checkpoint to the next: base - step = result, byte for byte."""
+
+    base_sha256: str
+    result_sha256: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
     """All that a device needs to train one job; data only, never code."""
 
@@ -111,8 +121,12 @@ class JobSpec:
     inner: InnerConfig
     codec: str
     base: BlobRef
+    steps: tuple[StepRef, ...]
+    """Steps that lead to `base`, oldest first, each from the result of the one before; fewer bytes than `base` has."""
     shard: ShardRef
     token_budget: int
+    train_seconds: int
+    """Time box: training ends with the first step after it, and what is done is handed in."""
     seed: int
     progress_start: float
     """Share of the experiment's tokens trained before this round; places the job on the cosine."""
@@ -266,7 +280,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast(type, hint), value)
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise ProtocolError(f"{where}: expected a list")
         item_hint = typing.get_args(hint)[0]
         return tuple(_decode_value(item_hint, item, f"{where}[{index}]") for index, item in enumerate(value))

@@ -21,7 +21,9 @@ WIDTHS = {
 }  # fmt: skip
 """Bytes of one value, by the format's names."""
 
-NUMPY_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "I8": np.dtype("i1")}
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"),
+}  # fmt: skip
 """How the types that are used here lie in memory; numpy has no bfloat16, so its bits are read as integers."""
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -108,13 +110,16 @@ def read_exactly(file: InputFile, size_bytes: int) -> bytes:
     return data
 
 
-def read_values(file: InputFile, *, header: Header, entry: Entry, start: int, stop: int) -> Array:
+def read_values(
+    file: InputFile, *, header: Header, entry: Entry, start: int, stop: int, out: Array | None = None
+) -> Array:
     """Values [start, stop) of a tensor, flattened, as they lie in the file: bfloat16 comes as uint16.
 
+    They are written to `out`, contiguous, of their number and width, where it is given.
     Raises: TensorFileInvalid where the file ends before.
     """
     dtype = NUMPY_DTYPES[entry.dtype]
-    values = np.empty(stop - start, dtype)
+    values = np.empty(stop - start, dtype) if out is None else out
     file.seek(header.data_start + entry.start + start * dtype.itemsize)
     if file.readinto(values.data.cast("B")) != values.nbytes:
         raise TensorFileInvalid("the file ends too early")

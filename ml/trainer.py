@@ -114,18 +114,29 @@ class Trainer:
         self.num_steps += 1
         return loss
 
+    def moments(self) -> dict[str, Tensor]:
+        """What the optimizers remember, `<parameter>/<moment>`; the Trainer's own tensors, not copies."""
+        return read_moments(self.model, self._optimizers)
+
+    def load_moments(self, moments: dict[str, Tensor]) -> None:
+        """Go on with moments of an earlier Trainer of the same model and configuration.
+
+        Raises: KeyError, ValueError where they are of another.
+        """
+        write_moments(moments, model=self.model, optimizers=self._optimizers)
+
     def state(self) -> TrainerState:
         """What `load_state` of a Trainer with the same model and configuration takes."""
         scalars = {"num_steps": self.num_steps, "micro_batch": self.micro_batch}
         scaling = {f"loss_scale/{name}": value for name, value in self._scaler.state_dict().items()}
-        return TrainerState(tensors=read_moments(self.model, self._optimizers), scalars=scalars | scaling)
+        return TrainerState(tensors=self.moments(), scalars=scalars | scaling)
 
     def load_state(self, state: TrainerState) -> None:
         """Go on where `state` was taken; the model's weights are loaded by whoever has them.
 
         Raises: KeyError, ValueError where the state is of another model or configuration.
         """
-        write_moments(state.tensors, model=self.model, optimizers=self._optimizers)
+        self.load_moments(state.tensors)
         self.num_steps = int(state.scalars["num_steps"])
         self.micro_batch = int(state.scalars["micro_batch"])
         if self._scaler.is_enabled():
@@ -149,7 +160,7 @@ class Trainer:
 
     def _backward(self, batch: Tensor) -> Tensor:
         self._zero_gradients()
-        torch.manual_seed(int(np.random.SeedSequence((self._seed, self.num_steps, rank())).generate_state(1)[0]))
+        self._seed_dropout()
         total = torch.zeros((), device=batch.device)
         for rows in torch.split(batch, self.micro_batch):
             # A mean over the batch, not over pieces, the last of which may be smaller.
@@ -159,6 +170,14 @@ class Trainer:
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _seed_dropout(self) -> None:
+        number = int(np.random.SeedSequence((self._seed, self.num_steps, rank())).generate_state(1)[0])
+        if self.model.device.type == "cpu":
+            # torch.manual_seed words a stack trace for each kind of accelerator that is not there: a millisecond.
+            torch.default_generator.manual_seed(number)
+        else:
+            torch.manual_seed(number)
 
     def _average_over_ranks(self, loss: Tensor) -> float:
         if world_size() > 1:

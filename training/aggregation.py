@@ -1,12 +1,15 @@
 """Merges a round's deltas into its next checkpoint, and measures that checkpoint."""
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
 from ml import checkpoint, data, evaluation, hardware, manifest, merging
-from ml.merging import WeightedDelta
+from ml.config import OuterConfig
+from ml.merging import Weighing, WeightedDelta
 from ml.model import GPT
 from ml.tensor_file import TensorFileInvalid
 from training import blobs
@@ -34,7 +37,11 @@ class Merged:
 
     model: Blob
     outer_state: Blob
+    step: Blob | None
+    """What leads from the base to the model; None where the experiment sends whole checkpoints."""
     manifest: Blob
+    kept: Mapping[int, float]
+    """What the rule left of each attempt's share, by primary key."""
 
 
 def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
@@ -42,8 +49,14 @@ def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merge
 
     Raises: DeltasLost; ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt, OSError.
     """
+    outer = round_.experiment.outer_config
     try:
-        return _merge(round_=round_, attempts=attempts, now=now)
+        try:
+            return _merge(round_=round_, attempts=attempts, outer=outer, now=now)
+        except merging.StepNotFinite:
+            # The evaluation abandons such a model; a merge that fails would be tried again for ever.
+            outer = dataclasses.replace(outer, step_codec="none")
+            return _merge(round_=round_, attempts=attempts, outer=outer, now=now)
     except (merging.MergeInvalid, TensorFileInvalid, blobs.BlobCorrupt, OSError) as error:
         lost = [attempt for attempt in attempts if attempt.delta is None or not blobs.is_intact(attempt.delta)]
         # A storage that is away as a whole has lost nothing.
@@ -52,8 +65,9 @@ def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merge
         raise
 
 
-def _merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
-    base, outer = round_.base, round_.experiment.outer_config
+def _merge(*, round_: Round, attempts: Sequence[Attempt], outer: OuterConfig, now: datetime) -> Merged:
+    base = round_.base
+    progress = min(1.0, (round_.number - 1) / round_.experiment.num_rounds)
     with ExitStack() as stack:
         deltas = [_weighted(attempt, stack) for attempt in attempts]
         folder = stack.enter_context(blobs.scratch_dir())
@@ -61,9 +75,11 @@ def _merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merg
             base_path=stack.enter_context(blobs.local_path(base.blob)),
             deltas=deltas,
             outer=outer,
+            progress=progress,
             outer_state_path=stack.enter_context(blobs.local_path(base.outer_state)) if base.outer_state else None,
             result_path=folder / "model",
             result_state_path=folder / "state",
+            step_path=folder / "step" if outer.step_codec != "none" else None,
         )
         record = manifest.describe(
             experiment=round_.experiment.slug,
@@ -71,15 +87,28 @@ def _merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merg
             base_sha256=base.blob_id,
             outer_state_sha256=base.outer_state_id,
             outer=outer,
+            progress=progress,
             deltas=deltas,
             result=result,
         )
         manifest.write(record, folder / "manifest")
+
+        def put(name: str, kind: Blob.Kind, sha256: str) -> Blob:
+            return blobs.put(path=folder / name, kind=kind, sha256=sha256, now=now)
+
         return Merged(
-            model=blobs.put(path=folder / "model", kind=Blob.Kind.CHECKPOINT, now=now),
-            outer_state=blobs.put(path=folder / "state", kind=Blob.Kind.OUTER_STATE, now=now),
+            model=put("model", Blob.Kind.CHECKPOINT, result.sha256),
+            outer_state=put("state", Blob.Kind.OUTER_STATE, result.state_sha256),
+            step=put("step", Blob.Kind.STEP, result.step_sha256) if result.step_sha256 else None,
             manifest=blobs.put(path=folder / "manifest", kind=Blob.Kind.MANIFEST, now=now),
+            kept=_kept(deltas, result.weighing),
         )
+
+
+def _kept(deltas: Sequence[WeightedDelta], weighing: Weighing) -> dict[int, float]:
+    total = math.fsum(delta.weight for delta in deltas)
+    factors = zip(merging.in_order(deltas), weighing.factors, strict=True)
+    return {delta.attempt_id: factor * total / delta.weight for delta, factor in factors}
 
 
 def evaluate(*, round_: Round) -> float:
@@ -112,6 +141,7 @@ def _weighted(attempt: Attempt, stack: ExitStack) -> WeightedDelta:
         raise merging.MergeInvalid(f"{attempt} was accepted without a delta, tokens, a weight or a norm")
     return WeightedDelta(
         attempt_id=attempt.pk,
+        sender=attempt.device_id,
         path=stack.enter_context(blobs.local_path(attempt.delta)),
         sha256=attempt.delta.sha256,
         tokens=tokens,

@@ -3,7 +3,7 @@
 import io
 from typing import Any, TypeVar
 
-from django.db.models import Count, Max, Prefetch, Q, QuerySet, Sum
+from django.db.models import Max, Prefetch, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.http import Http404
 from django.shortcuts import get_object_or_404
@@ -26,7 +26,7 @@ from contributors.problems import Problem
 from ml import protocol
 from ml.protocol import Reason
 from ml.version import VERSION
-from training import devices, doorbell, jobs, schemas, uploads
+from training import devices, doorbell, jobs, merge_statistics, schemas, uploads
 from training.models import Attempt, Checkpoint, Experiment, Round
 
 SERVICE = "fai"
@@ -246,9 +246,7 @@ class RoundListView(ListAPIView[Round]):
     def get_queryset(self) -> QuerySet[Round]:
         experiment = get_object_or_404(PUBLIC_EXPERIMENTS, slug=self.kwargs["slug"])
         rows = Round.objects.filter(experiment=experiment).select_related("base", "result")
-        return rows.annotate(
-            accepted_tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts")
-        ).order_by("-number")
+        return merge_statistics.annotate_merges(rows).order_by("-number")
 
 
 class LatestCheckpointView(APIView):

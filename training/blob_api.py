@@ -20,7 +20,7 @@ FOREVER = "public, max-age=31536000, immutable"
 
 @require_safe
 async def blob(request: HttpRequest, sha256: str) -> HttpResponseBase:
-    """A tokenizer, shard, checkpoint, manifest or merged delta; one byte range where one is asked for."""
+    """A tokenizer, shard, checkpoint, outer state, step, manifest or merged delta; one byte range if asked for."""
     row = await sync_to_async(_public_blob)(sha256)
     etag = f'"{row.sha256}"'
     headers = {"ETag": etag, "Cache-Control": FOREVER, "Accept-Ranges": "bytes"}

@@ -1,6 +1,5 @@
 """Splits an open round into jobs, as many as the idle devices need, each sized by its device's measured speed."""
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from django.db.models.functions import Coalesce
 
 from contributors.models import Device
 from ml.protocol import DeviceState
+from ml.seeds import job_seed
 from training import jobs, rounds
 from training.models import Attempt, Enrollment, Experiment, Job, Round, Shard
 
@@ -159,13 +159,12 @@ def _new_jobs(round_: Round, budgets: Sequence[int]) -> list[Job]:
     for index, num_tokens in enumerate(budgets, start=round_.jobs.count()):
         num_jobs, shard_index, shard_pk = waiting[0]
         heapq.heapreplace(waiting, (num_jobs + 1, shard_index, shard_pk))
-        digest = hashlib.sha256(f"{round_.experiment.slug}:{round_.number}:{index}".encode()).digest()
         rows.append(
             Job(
                 round=round_,
                 index=index,
                 shard_id=shard_pk,
-                seed=int.from_bytes(digest[:7]),
+                seed=job_seed(round_.experiment.slug, round_number=round_.number, index=index),
                 token_budget=num_tokens,
             )
         )

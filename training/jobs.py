@@ -21,10 +21,10 @@ SUBMITTED_SECONDS = 30
 SPEC_FIELDS = (
     "job__seed",
     *(f"job__shard__{name}" for name in ("num_tokens", "dtype", "blob__size_bytes")),
-    *(f"job__round__{name}" for name in ("number", "base__blob__size_bytes")),
+    *(f"job__round__{name}" for name in ("number", "steps", "base__blob__size_bytes")),
     *(
         f"job__round__experiment__{name}"
-        for name in ("slug", "model", "inner", "codec", "num_rounds", "max_delta_bytes")
+        for name in ("slug", "model", "inner", "codec", "num_rounds", "max_delta_bytes", "job_seconds", "round_seconds")
     ),
 )
 """What a job spec says of the job. The tables have five times as many columns, which would cost as much again."""
@@ -256,10 +256,12 @@ def _job_spec(attempt: Attempt) -> JobSpec:
         inner=experiment.inner_config,
         codec=experiment.codec,
         base=protocol.BlobRef(sha256=round_.base.blob_id, size_bytes=round_.base.blob.size_bytes),
+        steps=tuple(protocol.StepRef(**step) for step in round_.steps),
         shard=protocol.ShardRef(
             sha256=shard.blob_id, size_bytes=shard.blob.size_bytes, num_tokens=shard.num_tokens, dtype=shard.dtype
         ),
         token_budget=attempt.token_budget,
+        train_seconds=experiment.train_seconds,
         seed=attempt.job.seed,
         progress_start=min(1.0, (round_.number - 1) / experiment.num_rounds),
         progress_end=min(1.0, round_.number / experiment.num_rounds),

@@ -1,5 +1,6 @@
 """Experiments, rounds, jobs, attempts and the files they are made of. State changes live in the noun modules."""
 
+import math
 from datetime import datetime
 from typing import ClassVar
 
@@ -9,6 +10,9 @@ from django.utils.translation import gettext_lazy as _
 
 from contributors.models import Device
 from ml.config import InnerConfig, ModelConfig, OuterConfig
+
+TIME_BOX = 1.5
+"""A device trains for at most so many times job_seconds; its speed is a measurement, and machines grow busy."""
 
 Edges = dict[str, tuple[str, ...]]
 """State machine: from each state that is not an end, the states that may follow."""
@@ -24,6 +28,7 @@ class Blob(models.Model):
         OUTER_STATE = "outer_state"
         DELTA = "delta"
         MANIFEST = "manifest"
+        STEP = "step"
 
     sha256 = models.CharField(max_length=64, primary_key=True)
     kind = models.CharField(max_length=12, choices=Kind)
@@ -76,13 +81,18 @@ class Experiment(models.Model):
     model = models.JSONField(help_text="ml.config.ModelConfig")
     inner = models.JSONField(default=dict, blank=True, help_text="ml.config.InnerConfig")
     outer = models.JSONField(default=dict, blank=True, help_text="ml.config.OuterConfig")
-    codec = models.CharField(max_length=10, default="int8")
+    codec = models.CharField(max_length=16, default="int8")
     shard_tokens = models.PositiveIntegerField(default=4_000_000, help_text="Tokens of one shard.")
 
     num_rounds = models.PositiveIntegerField(help_text="The experiment is finished after so many rounds.")
     round_tokens = models.PositiveBigIntegerField(help_text="A round closes when so many tokens are accepted.")
     round_min_tokens = models.PositiveBigIntegerField(help_text="Least tokens with which a round may close late.")
     round_seconds = models.PositiveIntegerField(default=3_600, help_text="Deadline of a round.")
+    grace_seconds = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="How long a round waits on once it has its least tokens; null: until its deadline.",
+    )
     job_seconds = models.PositiveIntegerField(default=600, help_text="A job is sized to last so long on its device.")
     max_staleness = models.PositiveSmallIntegerField(default=1, help_text="Rounds by which a delta may be late.")
     staleness_percent = models.PositiveSmallIntegerField(
@@ -115,6 +125,11 @@ class Experiment(models.Model):
     @property
     def outer_config(self) -> OuterConfig:
         return OuterConfig.from_dict(self.outer)
+
+    @property
+    def train_seconds(self) -> int:
+        """Time box of a job: what its device was slower than it had measured must not hold up a round."""
+        return min(math.ceil(TIME_BOX * self.job_seconds), self.round_seconds)
 
     def credits_for(self, tokens: int) -> int:
         """Credits earned by training on `tokens` tokens, rounded down."""
@@ -149,6 +164,14 @@ class Checkpoint(models.Model):
     number = models.PositiveIntegerField()
     blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
     outer_state = models.ForeignKey(Blob, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    step = models.ForeignKey(
+        Blob,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The outer step from its round's base, for devices that have that.",
+    )
     validation_loss = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField()
     published_at = models.DateTimeField(null=True, blank=True)
@@ -186,6 +209,7 @@ class Round(models.Model):
     base = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="rounds_from")
     result = models.OneToOneField(Checkpoint, on_delete=models.PROTECT, null=True, blank=True, related_name="round")
     manifest = models.ForeignKey(Blob, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    steps = models.JSONField(default=list, blank=True, help_text="ml.protocol.StepRef: what leads to the base.")
     target_tokens = models.PositiveBigIntegerField()
     min_tokens = models.PositiveBigIntegerField()
     credit_budget = models.BigIntegerField(help_text="Most credits that this round may mint.")
@@ -318,6 +342,9 @@ class Attempt(models.Model):
         Round, on_delete=models.PROTECT, null=True, blank=True, related_name="merged_attempts"
     )
     weight = models.FloatField(null=True, blank=True, help_text="Weight in the merge: tokens, less for staleness.")
+    kept = models.FloatField(
+        null=True, blank=True, help_text="What the merge's rule left of the weight's share: 1 is all of it, 0 nothing."
+    )
 
     objects = AttemptQuerySet.as_manager()
 

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from training import statistics
+from training import merge_statistics, statistics
 from training.models import Experiment
 
 CONTRIBUTORS_PER_PAGE = 100
@@ -51,9 +51,12 @@ def experiment(request: HttpRequest, slug: str) -> HttpResponse:
     now = timezone.now()
     row = get_object_or_404(statistics.published(), slug=slug)
     checkpoints = row.checkpoints.filter(published_at__isnull=False).select_related("blob").order_by("-number")
+    rounds, contributions = merge_statistics.summarize_rounds(row), statistics.contributions(row)
+    newest_merge = next((summary.round for summary in rounds if summary.round.result), None)
     tables: dict[str, Sequence[object]] = {
-        "rounds": statistics.summarize_rounds(row),
-        "contributions": statistics.contributions(row),
+        "rounds": rounds,
+        "merged": merge_statistics.merged_deltas(newest_merge) if newest_merge else [],
+        "contributions": contributions,
         "checkpoints": list(checkpoints),
         "live": statistics.live_devices(now=now, experiment=row),
     }
@@ -62,7 +65,9 @@ def experiment(request: HttpRequest, slug: str) -> HttpResponse:
         "now": now,
         "experiment": row,
         "chart": statistics.loss_chart(row),
-        "current": next(iter(tables["rounds"]), None),
+        "current": next(iter(rounds), None),
+        "newest_merge": newest_merge,
+        "traffic": statistics.traffic(row, contributions),
         "num_live": len(tables["live"]),
         **{name: rows[:limit] for name, rows in tables.items()},
         "has_more": any(len(rows) > ROWS_PER_TABLE for rows in tables.values()) and limit is not None,

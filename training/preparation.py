@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from ml import checkpoint, corpus, data, layout, tokenizer
+from ml import checkpoint, codec, corpus, data, tokenizer
 from ml.model import initial_model
 from training import aggregation, blobs
 from training.experiments import Prepared
@@ -40,7 +40,7 @@ def prepare(*, experiment: Experiment, now: datetime) -> Prepared:
             ],
             checkpoint=blobs.put(path=folder / "model.safetensors", kind=Blob.Kind.CHECKPOINT, now=now),
             validation_loss=aggregation.validation_loss(model, held_out),
-            max_delta_bytes=layout.delta_size_bytes(config, experiment.codec),
+            max_delta_bytes=codec.delta_size_bytes(config, experiment.codec),
         )
 
 

@@ -73,6 +73,9 @@ def _reap_rounds(due: Due, *, now: datetime) -> None:
             if overdue:
                 _reap_overlong(round_, now=now)
             rounds.retire_stale(round_=round_, now=now)
+            # Here and not where a delta is accepted: of two accepted at once neither sees the other, and a round may
+            # open with its least tokens already there.
+            rounds.begin_grace(round_, now=now)
             if rounds.is_full(round_, now=now):
                 due.merge.append(round_.pk)
         elif round_.state == Round.State.EVALUATING and overdue and _take_up(round_, now=now):

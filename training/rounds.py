@@ -1,7 +1,7 @@
 """A round's life: opened on a base checkpoint, filled by jobs, merged, evaluated, closed."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,8 +9,9 @@ from django.db import transaction
 from django.db.models import Q, Sum
 from django.db.models.functions import Coalesce
 
+from ml import protocol
 from ml.protocol import Reason
-from training import leases
+from training import leases, steps
 from training.models import Attempt, AttemptQuerySet, Blob, Checkpoint, Experiment, Round
 from training.transitions import move
 
@@ -42,10 +43,13 @@ def open_next(*, experiment: Experiment, now: datetime) -> Round | None:
     number = newest.number + 1 if newest else 1
     if number > experiment.num_rounds:
         return None
+    base = experiment.checkpoints.filter(published_at__isnull=False).select_related("blob").latest("number")
     return Round.objects.create(
         experiment=experiment,
         number=number,
-        base=experiment.checkpoints.filter(published_at__isnull=False).latest("number"),
+        base=base,
+        # Every claim of the round repeats them; none has to look for them again.
+        steps=[protocol.encode(step) for step in steps.chain(base)],
         target_tokens=experiment.round_tokens,
         min_tokens=experiment.round_min_tokens,
         credit_budget=CREDIT_HEADROOM * experiment.credits_for(experiment.round_tokens),
@@ -81,6 +85,26 @@ def is_full(round_: Round, *, now: datetime) -> bool:
     needed_tokens = round_.min_tokens if now >= round_.next_transition_at else round_.target_tokens
     least_job = round_.experiment.inner_config.batch_tokens
     return tokens.accepted_tokens >= needed_tokens or (not tokens.live_tokens and tokens.remaining_tokens < least_job)
+
+
+def begin_grace(round_: Round, *, now: datetime) -> bool:
+    """Bring an open round's deadline nearer once its least tokens are there: devices at work get grace_seconds more.
+
+    False where there is no such deadline, the tokens are not there yet, or the deadline is as near already: calling it
+    again gives no new grace.
+    """
+    grace_seconds = round_.experiment.grace_seconds
+    if grace_seconds is None:
+        return False
+    deadline = now + timedelta(seconds=grace_seconds)
+    if round_.next_transition_at <= deadline or allocation(round_).accepted_tokens < round_.min_tokens:
+        return False
+    # Guarded by the old deadline too: of two at once, the one that came first has set the nearer one.
+    open_round = Round.objects.filter(pk=round_.pk, state=State.OPEN, epoch=round_.epoch)
+    if not open_round.filter(next_transition_at__gt=deadline).update(next_transition_at=deadline):
+        return False
+    round_.next_transition_at = deadline
+    return True
 
 
 @transaction.atomic
@@ -141,18 +165,36 @@ def drop(*, round_: Round, attempts: Collection[Attempt], now: datetime) -> None
 
 
 @transaction.atomic
-def finish_merge(*, round_: Round, model: Blob, outer_state: Blob, manifest: Blob, now: datetime) -> Checkpoint:
+def finish_merge(
+    *,
+    round_: Round,
+    model: Blob,
+    outer_state: Blob,
+    step: Blob | None,
+    manifest: Blob,
+    kept: Mapping[int, float],
+    now: datetime,
+) -> Checkpoint:
     """Record the merge's result as a checkpoint that awaits its evaluation.
+
+    `kept` says what the merge's rule left of each attempt's share, by primary key.
 
     Raises: TransitionLost when the round was given to another merge worker meanwhile.
     """
     _move(round_, State.EVALUATING, now=now, manifest=manifest, next_transition_at=leases.until(now))
     checkpoint = Checkpoint.objects.create(
-        experiment_id=round_.experiment_id, number=round_.number, blob=model, outer_state=outer_state, created_at=now
+        experiment_id=round_.experiment_id,
+        number=round_.number,
+        blob=model,
+        outer_state=outer_state,
+        step=step,
+        created_at=now,
     )
     round_.result = checkpoint
     round_.save(update_fields=["result"])
     merged = round_.merged_attempts.filter(state=Attempt.State.ACCEPTED)
+    attempts = [Attempt(pk=pk, kept=kept.get(pk)) for pk in merged.values_list("pk", flat=True)]
+    Attempt.objects.bulk_update(attempts, ["kept"], batch_size=500)
     merged.update(state=Attempt.State.MERGED, ended_at=now)
     return checkpoint
 

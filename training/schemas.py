@@ -79,8 +79,13 @@ class RoundSchema(serializers.ModelSerializer[Round]):
     base_validation_loss = serializers.FloatField(source="base.validation_loss", allow_null=True)
     validation_loss = serializers.FloatField(source="result.validation_loss", allow_null=True, default=None)
     manifest_sha256 = serializers.CharField(source="manifest_id", allow_null=True)
-    accepted_tokens = serializers.IntegerField(allow_null=True, default=0)
-    num_deltas = serializers.IntegerField(default=0)
+    result_sha256 = serializers.CharField(source="result.blob_id", allow_null=True, default=None)
+    step_sha256 = serializers.CharField(source="result.step_id", allow_null=True, default=None)
+    accepted_tokens = serializers.IntegerField(source="merged_tokens")
+    num_deltas = serializers.IntegerField()
+    num_late = serializers.IntegerField()
+    num_held_back = serializers.IntegerField()
+    uploaded_bytes = serializers.IntegerField()
 
     class Meta:
         model = Round
@@ -91,9 +96,14 @@ class RoundSchema(serializers.ModelSerializer[Round]):
             "base_validation_loss",
             "validation_loss",
             "manifest_sha256",
+            "result_sha256",
+            "step_sha256",
             "target_tokens",
             "accepted_tokens",
             "num_deltas",
+            "num_late",
+            "num_held_back",
+            "uploaded_bytes",
             "opened_at",
             "closed_at",
         )
@@ -116,6 +126,11 @@ class ExperimentSchema(serializers.ModelSerializer[Experiment]):
             "round_number",
             "num_rounds",
             "round_tokens",
+            "round_min_tokens",
+            "round_seconds",
+            "grace_seconds",
+            "max_staleness",
+            "staleness_percent",
             "credits_per_teraflop",
             "credits_per_completion_token",
             "max_delta_bytes",

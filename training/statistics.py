@@ -1,5 +1,6 @@
 """What pages and the dashboard count. Statistics, not money: the ledger alone says what anyone may spend."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from django.db.models.functions import Coalesce
 
 from contributors.models import Contributor
 from ml.protocol import DeviceState
-from training import charts, devices, rounds
+from training import charts, devices
 from training.models import Attempt, Checkpoint, Enrollment, Experiment, Round
 
 RECENT = timedelta(days=7)
@@ -27,10 +28,16 @@ class ExperimentSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RoundSummary:
-    round: Round
-    accepted_tokens: int
-    num_deltas: int
+class Traffic:
+    """What an experiment's devices have uploaded, beside what training in lockstep would have cost them."""
+
+    uploaded_bytes: int
+    gradient_bytes: int
+    """A float32 gradient after each optimizer step on the same tokens."""
+
+    @property
+    def times_less(self) -> int | None:
+        return self.gradient_bytes // self.uploaded_bytes if self.uploaded_bytes else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +63,7 @@ class Contribution:
     device_name: str
     num_deltas: int
     tokens: int
+    uploaded_bytes: int
     credits: int
     last_at: datetime
 
@@ -108,20 +116,14 @@ def loss_chart(experiment: Experiment) -> charts.LossChart | None:
     return charts.loss_chart([(number, loss) for number, loss in rows if loss is not None])
 
 
-def summarize_rounds(experiment: Experiment) -> list[RoundSummary]:
-    """Newest first. A round that is open counts what its merge would take now."""
-    rows = (
-        experiment.rounds.select_related("base", "result")
-        .annotate(tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts"))
-        .order_by("-number")
+def traffic(experiment: Experiment, contributions: Iterable[Contribution]) -> Traffic:
+    """Of all that was found good, by the sums that `contributions` has made."""
+    rows = list(contributions)
+    num_steps = sum(row.tokens for row in rows) // experiment.inner_config.batch_tokens
+    return Traffic(
+        uploaded_bytes=sum(row.uploaded_bytes for row in rows),
+        gradient_bytes=num_steps * 4 * experiment.model_config.num_parameters,
     )
-    return [RoundSummary(round=row, accepted_tokens=_accepted_tokens(row), num_deltas=row.num_deltas) for row in rows]
-
-
-def _accepted_tokens(row: Any) -> int:
-    if row.state == Round.State.OPEN:
-        return rounds.allocation(row).accepted_tokens
-    return int(row.tokens or 0)
 
 
 def contributions(experiment: Experiment) -> list[Contribution]:
@@ -133,6 +135,7 @@ def contributions(experiment: Experiment) -> list[Contribution]:
         .annotate(
             num_deltas=Count("pk"),
             tokens=Sum("verified_tokens"),
+            uploaded_bytes=Coalesce(Sum("delta_size_bytes"), 0),
             credits=Coalesce(Sum("earned_credits"), 0),
             last_at=Max("submitted_at"),
         )

@@ -107,7 +107,9 @@ def merge(round_pk: int) -> None:
             round_=round_,
             model=merged.model,
             outer_state=merged.outer_state,
+            step=merged.step,
             manifest=merged.manifest,
+            kept=merged.kept,
             now=timezone.now(),
         )
     except TransitionLost:

@@ -60,7 +60,7 @@ def check(attempt: Attempt) -> DeltaFacts:
                 attempt_id=attempt.pk,
             ),
             token_budget=report.tokens,
-            max_norm=delta_file.norm_bound(model=model, inner=inner, tokens=report.tokens),
+            max_norm=delta_file.norm_bound(model=model, inner=inner, codec=experiment.codec, tokens=report.tokens),
         )
 
 

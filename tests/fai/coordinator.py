@@ -252,11 +252,15 @@ class _Handler(BaseHTTPRequestHandler):
         if sha256 not in self.coordinator.blobs:
             raise Problem(404, "not_found")
         content = self.coordinator.blobs[sha256]
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        start = int(asked[1]) if asked else 0
+        part = content[start : int(asked[2]) + 1] if asked and asked[2] else content[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(part)))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start:])
+        self.wfile.write(part)
 
     def _find_attempt(self, attempt_id: int) -> Attempt:
         self._require_key()

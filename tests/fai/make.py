@@ -30,6 +30,8 @@ from ml.protocol import TRAIN_TASK, BlobRef, JobSpec, Report, ShardRef, queue_na
 from tests.fai.coordinator import API_KEY, Attempt, Coordinator
 
 MODEL = ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_kv_head=2, n_embd=16)
+WIDE = MODEL.replace(n_embd=64)
+"""Its embedding is one block of a sparse codec."""
 INNER = InnerConfig(batch_tokens=64, warmup_steps=2)
 NUM_SHARD_TOKENS = 4_096
 
@@ -78,7 +80,7 @@ def make_attempt(
 ) -> Attempt:
     """An offered attempt on a tiny model whose files the coordinator has."""
     base_path, shard_path = folder / "base.safetensors", folder / "shard.bin"
-    save_model(initial_model(MODEL, 0), base_path)
+    save_model(initial_model(WIDE if changes.get("model") == WIDE else MODEL, 0), base_path)
     np.random.default_rng(0).integers(MODEL.vocab_size, size=NUM_SHARD_TOKENS).astype("<u2").tofile(shard_path)
     base, shard = base_path.read_bytes(), shard_path.read_bytes()
     values: dict[str, Any] = {
@@ -89,10 +91,12 @@ def make_attempt(
         "inner": INNER,
         "codec": "int8",
         "base": BlobRef(sha256=coordinator.put_blob(base), size_bytes=len(base)),
+        "steps": (),
         "shard": ShardRef(
             sha256=coordinator.put_blob(shard), size_bytes=len(shard), num_tokens=NUM_SHARD_TOKENS, dtype="uint16"
         ),
         "token_budget": token_budget,
+        "train_seconds": 600,
         "seed": 1,
         "progress_start": 0.0,
         "progress_end": 0.25,
@@ -136,7 +140,8 @@ def remember_speed(cache_dir: Path) -> None:
         torch.set_num_threads(1)
         cache_dir.mkdir(parents=True, exist_ok=True)
         speeds = Speeds(cache_dir / "speeds.json", machine=hardware.detect())
-        speeds.observe(MODEL, INNER, Speed(micro_batch=4, tokens_per_second=10_000.0))
+        for model in (MODEL, WIDE):
+            speeds.observe(model, INNER, Speed(micro_batch=4, tokens_per_second=10_000.0))
     finally:
         torch.set_num_threads(num_threads)
 

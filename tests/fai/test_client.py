@@ -9,7 +9,7 @@ from fai import client as client_module
 from fai.client import FOREVER, Client, CoordinatorError, CoordinatorUnreachable
 from fai.contact import PatientContact
 from fai.stop import Stop
-from ml.protocol import UPLOAD_CHUNK_BYTES, Receipt
+from ml.protocol import PROTOCOL_VERSION, UPLOAD_CHUNK_BYTES, Receipt
 from tests.fai.coordinator import Coordinator, Problem
 from tests.fai.make import make_attempt, make_client, make_report
 
@@ -62,7 +62,8 @@ def test_an_address_without_an_api_is_a_wrong_url(coordinator: Coordinator) -> N
 
 def test_another_protocol_version_names_both(coordinator: Coordinator) -> None:
     coordinator.root = {"service": "fai", "protocol_version": 99}
-    with make_client(coordinator) as client, pytest.raises(Stop, match="protocol 99, this program 1") as caught:
+    words = f"protocol 99, this program {PROTOCOL_VERSION}"
+    with make_client(coordinator) as client, pytest.raises(Stop, match=words) as caught:
         client.check_server(patience_seconds=0)
     assert caught.value.exit_code == 2
 

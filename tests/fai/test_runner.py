@@ -9,61 +9,21 @@ import pytest
 import torch
 
 from fai import client as client_module
-from fai.activity import Activity
-from fai.cache import Cache
-from fai.client import Client
-from fai.contact import ScreenContact
-from fai.departure import Departure
-from fai.outbox import DELTA_NAME, Outbox
-from fai.runner import Runner
-from fai.speed import Speed, Speeds
-from fai.stop import Stop
-from fai.verdicts import Verdicts
-from ml import delta_file, hardware
+from fai.outbox import DELTA_NAME
+from fai.speed import Speed
+from ml import delta_file
 from ml.codec import DeltaLabel
 from ml.config import InnerConfig
 from ml.protocol import DeviceState, JobSpec
-from tests.fai.coordinator import API_KEY, Attempt, Coordinator, Problem
-from tests.fai.make import INNER, MODEL, RecordingScreen, make_attempt, make_report, wait_until
+from tests.fai.coordinator import Attempt, Coordinator, Problem
+from tests.fai.make import INNER, MODEL, make_attempt, make_report, wait_until
+from tests.fai.volunteer import Volunteer
 
 
 class Usage(NamedTuple):
     total: int
     used: int
     free: int
-
-
-class Volunteer:
-    """A runner and all that it needs."""
-
-    def __init__(self, coordinator: Coordinator, folder: Path) -> None:
-        self.screen = RecordingScreen()
-        self.departure = Departure()
-        self.stops: list[Stop] = []
-        contact = ScreenContact(screen=self.screen, departure=self.departure)
-        self.client = Client(server_url=coordinator.url, api_key=API_KEY, contact=contact)
-        self.machine = hardware.detect()
-        self.speeds = Speeds(folder / "speeds.json", machine=self.machine)
-        self.speeds.observe(MODEL, INNER, Speed(micro_batch=2, tokens_per_second=1_000.0))
-        self.activity = Activity(experiment="tiny")
-        self.outbox = Outbox(folder / "outbox")
-        self.verdicts = Verdicts(client=self.client, on_verdict=lambda receipt: self.screen.say(receipt.state))
-        self.runner = Runner(
-            client=self.client,
-            cache=Cache(folder / "blobs", max_bytes=10**9),
-            outbox=self.outbox,
-            speeds=self.speeds,
-            machine=self.machine,
-            activity=self.activity,
-            screen=self.screen,
-            departure=self.departure,
-            verdicts=self.verdicts,
-            on_stop=self.stops.append,
-        )
-
-    def close(self) -> None:
-        self.verdicts.close(patience_seconds=0)
-        self.client.close()
 
 
 @pytest.fixture

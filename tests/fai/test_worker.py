@@ -18,6 +18,7 @@ from fai_project.redis_server import RedisServer
 from ml.protocol import PROTOCOL_VERSION, Directives
 from tests.fai.coordinator import API_KEY, NOTHING_TO_DO, Attempt, Coordinator, Problem
 from tests.fai.make import (
+    WIDE,
     WorkerProcess,
     grant_account,
     make_attempt,
@@ -139,6 +140,35 @@ def test_sigterm_is_as_good_as_ctrl_c(at_work: Coordinator, own_redis: RedisServ
         worker.process.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert attempt.report is not None
+
+
+def test_a_worker_that_was_killed_asks_after_what_it_had_handed_in(
+    at_work: Coordinator, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    attempt = make_attempt(at_work, tmp_path, model=WIDE, codec="topk-64")
+
+    def keep_the_verdict(method: str, path: str) -> None:
+        if method == "GET" and path == "attempts/1":
+            raise Problem(503, "busy")
+
+    at_work.hook = keep_the_verdict
+    with WorkerProcess(at_work, tmp_path) as worker:
+        worker.wait_for("waiting_for_work")
+        ring(own_redis, attempt_id=1)
+        worker.wait_for("handed_in")
+        worker.process.send_signal(signal.SIGKILL)
+        worker.wait()
+    attempt.state, attempt.reason = "late", "too_late"
+    at_work.hook = lambda method, path: None
+    with WorkerProcess(at_work, tmp_path) as worker:
+        worker.wait_for("put_back")
+        second = make_attempt(at_work, tmp_path, attempt_id=2, model=WIDE, codec="topk-64", round_number=2)
+        worker.wait_for("waiting_for_work")
+        ring(own_redis, attempt_id=2)
+        wait_until(lambda: second.state == "accepted")
+        worker.interrupt()
+        assert worker.wait() == 0
+        assert worker.output.count('"event": "put_back"') == 1
 
 
 def test_a_worker_outlives_its_redis(at_work: Coordinator, own_redis: RedisServer, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from ml.codec import DeltaLabel, Floats, encode, open_delta
 from ml.config import ModelConfig
 from ml.delta_file import measure_norm
-from ml.layout import delta_layouts, model_layout, parameter_shapes
-from ml.merging import WeightedDelta
+from ml.layout import model_layout, parameter_shapes
 from ml.tensor_file import TensorFileWriter
+from ml.weighing import WeightedDelta
 
 # 128 x 48 values are a block and a half: the embedding has a full block and a partial one.
 MODEL = ModelConfig(vocab_size=128, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=48)
@@ -27,10 +27,10 @@ def make_label(*, codec: str = "int8", attempt_id: int = 7) -> DeltaLabel:
     return DeltaLabel(experiment="sample", round_number=3, base_sha256=BASE_SHA256, codec=codec, attempt_id=attempt_id)
 
 
-def make_weights_file(path: Path, tensors: dict[str, Floats]) -> Path:
+def make_weights_file(path: Path, tensors: dict[str, Floats], *, metadata: dict[str, str] | None = None) -> Path:
     entries = model_layout({name: values.shape for name, values in tensors.items()})
     with path.open("wb") as file:
-        writer = TensorFileWriter(file, metadata={"model": "small"}, entries=entries)
+        writer = TensorFileWriter(file, metadata=metadata or {"model": "small"}, entries=entries)
         for name in entries:
             writer.append(tensors[name])
         writer.finish()
@@ -46,10 +46,18 @@ def make_delta(
     weight: float = 1.0,
     scale: float = 1e-3,
     num_tokens: int = 100,
+    sender: int | None = None,
 ) -> WeightedDelta:
     tensors = tensors or make_tensors(seed=seed, scale=scale)
     path = folder / f"delta-{codec}-{seed}"
     sha256 = encode(tensors, label=make_label(codec=codec, attempt_id=seed), tokens=num_tokens, path=path)
-    layouts = delta_layouts({name: values.shape for name, values in tensors.items()})
-    norm = measure_norm(open_delta(path, layouts=layouts))
-    return WeightedDelta(path=path, attempt_id=seed, sha256=sha256, tokens=num_tokens, weight=weight, norm=norm)
+    norm = measure_norm(open_delta(path, shapes={name: values.shape for name, values in tensors.items()}))
+    return WeightedDelta(
+        path=path,
+        attempt_id=seed,
+        sender=seed if sender is None else sender,
+        sha256=sha256,
+        tokens=num_tokens,
+        weight=weight,
+        norm=norm,
+    )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ml import data, local
 from ml.bad_input import CorpusInvalid
-from ml.checkpoint import load_model
+from ml.checkpoint import load_model, save_model
 from ml.local import LocalResult, Progress
+from ml.trainer import Trainer
 from tests.ml.make import TEXT, make_base, make_config, make_hardware, make_inner, make_shard, make_tokenizer
 
 
@@ -72,6 +73,41 @@ def test_base_minus_delta_is_the_trained_model(tmp_path: Path) -> None:
 def test_the_same_job_gives_the_same_delta(tmp_path: Path) -> None:
     first, second = run(tmp_path), run(tmp_path)
     assert all(torch.equal(first.delta[name], second.delta[name]) for name in first.delta)
+
+
+def test_moments_go_on_where_the_job_before_ended(tmp_path: Path) -> None:
+    """Two jobs, the second from the first one's weights and moments, are one job twice as long."""
+    inner = make_inner(warmup_steps=0, min_learning_rate_ratio=1.0)
+    shard_path, shard = make_shard(tmp_path)
+    first = run(tmp_path, inner=inner, token_budget=640)
+    model = load_model(tmp_path / "base.safetensors")
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor -= first.delta[name]
+    save_model(model, tmp_path / "second.safetensors")
+    steps = {key: value.item() for key, value in first.moments.items() if key.endswith("/step")}
+    assert set(steps.values()) == {5.0}
+    kept = run(
+        tmp_path, inner=inner, token_budget=640, base_path=tmp_path / "second.safetensors", moments=first.moments
+    )
+    fresh = run(tmp_path, inner=inner, token_budget=640, base_path=tmp_path / "second.safetensors")
+    trainer = Trainer(load_model(tmp_path / "base.safetensors"), inner=inner, precision="fp32", micro_batch=8, seed=1)
+    tokens = data.open_shard(shard_path, shard.dtype)
+    for step in (*range(5), *range(5)):
+        batch = data.sample_batch(tokens, seed=1, step=step, num_rows=8, block_size=16)
+        loss = trainer.step(batch, learning_rate=inner.learning_rate)
+    assert kept.report.last_loss == pytest.approx(loss, rel=1e-5)
+    assert fresh.report.last_loss != pytest.approx(loss, rel=1e-4)
+
+
+def test_a_device_with_moments_does_not_warm_up(tmp_path: Path) -> None:
+    inner = make_inner(warmup_steps=1_000)
+    first = run(tmp_path, inner=inner, token_budget=128)
+    kept = run(tmp_path, inner=inner, token_budget=128, moments=first.moments)
+    length, kept_length = (
+        math.sqrt(sum(float(values.square().sum()) for values in result.delta.values())) for result in (first, kept)
+    )
+    assert kept_length > 100 * length
 
 
 def test_dropout_follows_from_the_seed(tmp_path: Path) -> None:

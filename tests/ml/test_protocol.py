@@ -20,6 +20,7 @@ from ml.protocol import (
     Receipt,
     Report,
     ShardRef,
+    StepRef,
 )
 from tests.ml.make import make_config, make_inner
 
@@ -31,8 +32,10 @@ JOB = JobSpec(
     inner=make_inner(),
     codec="int8",
     base=BlobRef(sha256="a" * 64, size_bytes=10),
+    steps=(StepRef(base_sha256="c" * 64, result_sha256="a" * 64, sha256="d" * 64, size_bytes=3),),
     shard=ShardRef(sha256="b" * 64, size_bytes=20, num_tokens=10, dtype="uint16"),
     token_budget=1_000,
+    train_seconds=900,
     seed=5,
     progress_start=0.25,
     progress_end=0.5,

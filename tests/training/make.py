@@ -11,9 +11,8 @@ from typing import Any
 from contributors import api_keys
 from contributors.models import Contributor, Device, Scope
 from ml import protocol
-from ml.codec import DeltaLabel, Floats, encode
+from ml.codec import DeltaLabel, Floats, delta_size_bytes, encode
 from ml.config import PRESETS, InnerConfig, OuterConfig
-from ml.layout import delta_size_bytes
 from ml.protocol import Report
 from tests.ml.make_deltas import MODEL, make_tensors, make_weights_file
 from training import blobs

@@ -1,5 +1,6 @@
 """The admin: what an operator sees, may change, and may order."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +15,7 @@ from django.utils import timezone, translation
 from kombu.exceptions import OperationalError
 
 from contributors import ledger
-from ml.config import PRESETS
+from ml.config import CODECS, OUTER_SCHEDULES, PRESETS, RULES, STEP_CODECS, OuterConfig
 from ml.protocol import DeviceState, Reason
 from tests.training.make import (
     make_accepted_attempt,
@@ -28,7 +29,7 @@ from tests.training.make import (
     make_round,
 )
 from training import tasks
-from training.admin import commands
+from training.admin import commands, options
 from training.models import Attempt, Blob, Checkpoint, Enrollment, Experiment, Job, Round
 
 pytestmark = pytest.mark.django_db
@@ -74,6 +75,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "round_tokens": "2000000",
         "round_min_tokens": "500000",
         "round_seconds": "3600",
+        "grace_seconds": "",
         "job_seconds": "600",
         "max_staleness": "1",
         "staleness_percent": "50",
@@ -135,6 +137,15 @@ def test_without_a_preset_the_json_says_everything(operator: Client) -> None:
         ({"inner": '{"learning_rate": -1}'}, "inner"),
         ({"outer": '{"momentum": "much"}'}, "outer"),
         ({"codec": "zip"}, "codec"),
+        ({"codec": "topk-65"}, "codec"),
+        ({"outer": '{"rule": "krum"}'}, "outer"),
+        ({"outer": '{"step_codec": "topk-64"}'}, "outer"),
+        ({"outer": '{"schedule": "wsd"}'}, "outer"),
+        ({"outer": '{"delay": 0}'}, "outer"),
+        ({"outer": '{"trim_share": 1}'}, "outer"),
+        ({"outer": '{"min_learning_rate_ratio": 2}'}, "outer"),
+        ({"grace_seconds": "-1"}, "grace_seconds"),
+        ({"grace_seconds": "soon"}, "grace_seconds"),
         ({"round_tokens": "10"}, "round_tokens"),
         ({"round_min_tokens": "3000000"}, "round_min_tokens"),
         ({"num_rounds": "0"}, "num_rounds"),
@@ -144,6 +155,33 @@ def test_without_a_preset_the_json_says_everything(operator: Client) -> None:
 def test_what_cannot_be_trained_is_said_beside_its_field(operator: Client, changes: dict[str, str], field: str) -> None:
     assert field in errors(operator.post(ADD, fields(**changes)))
     assert not Experiment.objects.exists()
+
+
+@pytest.mark.parametrize(("written", "grace_seconds"), [("", None), ("0", 0), ("90", 90)])
+def test_a_round_may_have_a_grace_or_none(operator: Client, written: str, grace_seconds: int | None) -> None:
+    operator.post(ADD, fields(grace_seconds=written))
+    assert Experiment.objects.get().grace_seconds == grace_seconds
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_can_be_chosen(operator: Client, codec: str) -> None:
+    operator.post(ADD, fields(codec=codec))
+    assert Experiment.objects.get().codec == codec
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_every_codec_says_what_it_costs_and_every_outer_member_what_it_does(language: str) -> None:
+    with translation.override(language):
+        texts = dict(options.codec_choices())
+        help_text = str(options.OUTER_HELP)
+    assert list(texts) == list(CODECS)
+    assert len(set(texts.values())) == len(CODECS)
+    assert "0.44" in texts["topk-128"]
+    assert "0.88" in texts["ternary-640"]
+    for field in dataclasses.fields(OuterConfig):
+        assert re.search(rf"<code>[^<]*\b{field.name}\b", help_text), field.name
+    for choice in (*RULES, *OUTER_SCHEDULES, *STEP_CODECS):
+        assert choice in help_text
 
 
 def test_start_prepares_once_the_change_is_committed(

@@ -237,15 +237,49 @@ def test_a_delta_is_either_merged_or_retired() -> None:
         Attempt.objects.filter(merged_into=round_).update(state=State.MERGED)
 
 
+def test_deltas_accepted_at_once_begin_one_grace() -> None:
+    for _ in range(5):
+        now = timezone.now()
+        experiment = make_experiment(round_tokens=100 * BATCH, round_min_tokens=10 * BATCH, grace_seconds=60)
+        round_ = make_round(experiment=experiment, opened_at=now, next_transition_at=now + timedelta(hours=1))
+        # None alone has the least tokens, and none sees what the others have not yet committed.
+        judged = [
+            make_attempt_in(
+                State.VALIDATING, job=make_job(round_=round_, token_budget=BATCH), next_transition_at=soon()
+            )
+            for _ in range(10)
+        ]
+        waiting = iter([attempt.pk for attempt in judged] + [None] * 10)
+        lock = threading.Lock()
+
+        def accept_or_reap(
+            waiting: Iterator[int | None] = waiting, lock: Any = lock, pk: int = round_.pk, now: Any = now
+        ) -> bool:
+            with lock:
+                accepted = next(waiting)
+            if accepted is None:
+                mine = Round.objects.select_related("experiment").get(pk=pk)
+                return rounds.begin_grace(mine, now=now)
+            Attempt.objects.filter(pk=accepted).update(state=State.ACCEPTED, verified_tokens=BATCH)
+            return False
+
+        begun = at_once(accept_or_reap)
+        reaper.reap(now=now)
+        round_.refresh_from_db()
+        assert sum(begun) <= 1
+        assert round_.next_transition_at == now + timedelta(seconds=60)
+        Round.objects.filter(pk=round_.pk).update(state=Round.State.CLOSED)
+
+
 def test_one_merge_worker_of_two_finishes() -> None:
     round_ = make_round(experiment=make_experiment())
     make_accepted_attempt(job=make_job(round_=round_))
     rounds.begin_merge(round_=round_, now=timezone.now())
-    blobs_ = {name: make_blob() for name in ("model", "outer_state", "manifest")}
+    blobs_ = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
 
     def finish() -> object:
         mine = Round.objects.get(pk=round_.pk)
-        return rounds.finish_merge(round_=mine, now=timezone.now(), **blobs_)
+        return rounds.finish_merge(round_=mine, kept={}, now=timezone.now(), **blobs_)
 
     assert len(winners(at_once(finish))) == 1
     assert round_.experiment.checkpoints.filter(number=1).count() == 1

@@ -27,6 +27,16 @@ def test_an_experiment_is_started_and_the_control_plane_rung(heard: Heard, capsy
     assert capsys.readouterr().out == "family is preparing\n"
 
 
+def test_how_rounds_close_can_be_told() -> None:
+    create(draft=True)
+    asynchronous = {"round_min_tokens": 1, "grace_seconds": 0, "max_staleness": 16, "staleness_percent": 90}
+    create("asynchronous", draft=True, codec="topk-64", outer={"delay": 8}, **asynchronous)
+    plain, other = Experiment.objects.order_by("pk")
+    assert (plain.round_min_tokens, plain.grace_seconds, plain.max_staleness) == (250_000, None, 1)
+    assert {name: getattr(other, name) for name in asynchronous} == asynchronous
+    assert (other.codec, other.outer_config.delay) == ("topk-64", 8)
+
+
 def test_without_redis_the_reaper_will_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.conf, "broker_url", "redis://127.0.0.1:1/0")
     create()
@@ -38,6 +48,9 @@ def test_without_redis_the_reaper_will_find_it(monkeypatch: pytest.MonkeyPatch) 
     [
         ({"round_tokens": -5}, "round_tokens: Ensure this value is greater than or equal to 0."),
         ({"rounds": 0}, "num_rounds must be at least 1"),
+        ({"round_min_tokens": 2_000_000}, "round_min_tokens must lie between 1 and round_tokens"),
+        ({"grace_seconds": -1}, "grace_seconds: Ensure this value is greater than or equal to 0."),
+        ({"outer": {"rule": "krum"}}, "outer rule must be .* or trust, not 'krum'"),
         ({"slug": "a b"}, "Enter a valid .slug."),
         ({"model": {"n_layer": "x"}}, "n_layer must be a positive integer, not 'x'"),
     ],

@@ -12,6 +12,7 @@ from ml.protocol import DeviceState, Reason
 from tests.training.make import (
     make_accepted_attempt,
     make_attempt,
+    make_blob,
     make_checkpoint,
     make_closed_round,
     make_contributor,
@@ -21,7 +22,7 @@ from tests.training.make import (
     make_job,
     make_round,
 )
-from training.models import Attempt, Checkpoint, Experiment
+from training.models import Attempt, Blob, Checkpoint, Experiment
 
 pytestmark = pytest.mark.django_db
 PAGES = ("/", "/contributors/", "/join/", "/experiments/family-gpt/")
@@ -136,6 +137,36 @@ def test_an_experiment_shows_its_curve_and_each_round(client: Client, wall: date
     assert "200K of 200K" in text
     for checkpoint in Checkpoint.objects.filter(experiment=experiment):
         assert f'href="/api/v1/blobs/{checkpoint.blob_id}"' in text
+
+
+def test_an_experiment_shows_what_each_delta_of_the_newest_merge_counted_for(client: Client, wall: datetime) -> None:
+    experiment = make_experiment(slug="family-gpt", grace_seconds=90, max_staleness=3)
+    before = make_closed_round(experiment=experiment, number=1, validation_loss=6.0)
+    manifest = make_blob(kind=Blob.Kind.MANIFEST)
+    round_ = make_closed_round(experiment=experiment, number=2, validation_loss=5.0, manifest=manifest)
+    Checkpoint.objects.filter(round=round_).update(step=make_blob(kind=Blob.Kind.STEP, size_bytes=300 * 2**10))
+    merged = {"state": Attempt.State.MERGED, "merged_into": round_, "delta_size_bytes": 2**20}
+    make_accepted_attempt(job=make_job(round_=round_), weight=60.0, kept=1.0, **merged)
+    make_accepted_attempt(job=make_job(round_=round_), weight=30.0, kept=0.25, **merged)
+    make_accepted_attempt(job=make_job(round_=before), weight=10.0, kept=1.0, **merged)
+    text = read(client, "/experiments/family-gpt/")
+    assert "The merge of round 2" in text
+    assert f'href="/api/v1/blobs/{manifest.sha256}"' in text
+    assert "<small>60.0%</small>" in text
+    assert "<small>7.5% · held back from 30.0%</small>" in text
+    assert "<small>10.0%</small>" in text
+    assert "<small>1 late</small><small>1 held back</small>" in text
+    assert "3.0 MiB<small>300.0 KiB of 1.2 MiB</small>" in text
+    assert "a round waits 90 seconds more" in text
+    assert "A delta counts up to 3 rounds late, 50% as much for each." in text
+
+
+def test_an_experiment_says_how_much_less_it_uploads_than_training_in_lockstep(client: Client, wall: datetime) -> None:
+    experiment = make_experiment(slug="family-gpt")
+    job = make_job(round_=make_round(experiment=experiment), token_budget=30 * 4_096)
+    size_bytes = experiment.model_config.num_parameters
+    make_accepted_attempt(job=job, delta_size_bytes=size_bytes)
+    assert "120× less than in lockstep" in read(client, "/experiments/family-gpt/")
 
 
 def test_an_open_round_counts_what_is_accepted_but_not_merged(client: Client, wall: datetime) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ml import checkpoint, data, tokenizer
 from ml.bad_input import CorpusInvalid
-from ml.layout import delta_size_bytes
+from ml.codec import delta_size_bytes
 from tests.ml.make_deltas import MODEL
 from tests.training.make import make_corpus, make_experiment
 from training import blobs, preparation

@@ -38,8 +38,8 @@ def add(round_: Round, state: str, *, tokens: int) -> Attempt:
 
 
 def finish_merge(round_: Round, now: datetime) -> Checkpoint:
-    blobs = {name: make_blob() for name in ("model", "outer_state", "manifest")}
-    return rounds.finish_merge(round_=round_, now=now, **blobs)
+    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
+    return rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
 
 
 # Opening

@@ -95,8 +95,8 @@ def accept_too_late(attempt: Attempt, now: datetime) -> None:
 def merge(attempt: Attempt, now: datetime) -> None:
     round_ = attempt.job.round
     rounds.begin_merge(round_=round_, now=now)
-    blobs = {name: make_blob() for name in ("model", "outer_state", "manifest")}
-    rounds.finish_merge(round_=round_, now=now, **blobs)
+    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
+    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
 
 
 def retire(attempt: Attempt, now: datetime) -> None:
@@ -192,8 +192,8 @@ def begin_merge(round_: Round, now: datetime) -> None:
 
 
 def finish_merge(round_: Round, now: datetime) -> None:
-    blobs = {name: make_blob() for name in ("model", "outer_state", "manifest")}
-    rounds.finish_merge(round_=round_, now=now, **blobs)
+    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
+    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
 
 
 def reopen(round_: Round, now: datetime) -> None:

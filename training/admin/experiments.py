@@ -43,10 +43,10 @@ class ExperimentAdmin(ModelAdmin):
             _("Rounds"),
             {
                 "fields": (
-                    ("num_rounds", "round_seconds"),
+                    ("num_rounds", "job_seconds"),
                     ("round_tokens", "round_min_tokens"),
+                    ("round_seconds", "grace_seconds"),
                     ("max_staleness", "staleness_percent"),
-                    "job_seconds",
                 )
             },
         ),

@@ -11,13 +11,13 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
-from ml.config import CODECS, PRESETS, InnerConfig, OuterConfig
+from ml.config import PRESETS, InnerConfig, OuterConfig
 from training import experiments
+from training.admin.options import OUTER_HELP, codec_choices
 from training.models import Experiment
 from training.templatetags.figures import compact
 
 NO_PRESET = ""
-OUTER_HELP = _("The coordinator's SGD over merged deltas. Federated averaging is learning_rate 1, momentum 0.")
 
 
 class IndentedEncoder(json.JSONEncoder):
@@ -33,13 +33,15 @@ def _json_field(**options: Any) -> forms.JSONField:
 
 
 def _codec_field() -> forms.ChoiceField:
-    texts = {"dense": _("dense: two bytes a weight"), "int8": _("int8: one byte a weight")}
     return forms.ChoiceField(
         label=_("Codec"),
-        choices=[(codec, texts.get(codec, codec)) for codec in CODECS],
+        choices=codec_choices,
         widget=UnfoldAdminSelectWidget,
         initial="int8",
-        help_text=_("How a delta is compressed on its way to the coordinator."),
+        help_text=_(
+            "How a delta is compressed on its way to the coordinator. A device keeps what topk or ternary leaves out, "
+            "and sends it with a later delta."
+        ),
     )
 
 
@@ -51,7 +53,9 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
     )
     model = _json_field(label=_("Model"), help_text=_("The model's shape, as JSON."))
     inner = _json_field(
-        label=_("Inner optimizer"), required=False, help_text=_("The devices' AdamW. Left out members have defaults.")
+        label=_("Inner optimizer"),
+        required=False,
+        help_text=_("The devices' AdamW or Muon. Left out members have defaults."),
     )
     outer = _json_field(
         label=_("Outer optimizer"),
@@ -77,6 +81,7 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
             "round_tokens": _("Tokens per round"),
             "round_min_tokens": _("Least tokens per round"),
             "round_seconds": _("Deadline of a round (seconds)"),
+            "grace_seconds": _("Grace after the least tokens (seconds)"),
             "job_seconds": _("Length of a job (seconds)"),
             "max_staleness": _("Most rounds late"),
             "staleness_percent": _("Weight of a late delta (percent)"),
@@ -86,18 +91,28 @@ class ExperimentForm(forms.ModelForm):  # type: ignore[type-arg]
         }
         help_texts = {
             "model": _("The model's shape, as JSON."),
-            "inner": _("The devices' AdamW. Left out members have defaults."),
+            "inner": _("The devices' AdamW or Muon. Left out members have defaults."),
             "outer": OUTER_HELP,
             "slug": _("Name in addresses and commands: small letters, digits and hyphens. It cannot be changed later."),
             "corpus_dir": _("Folder with .md, .dart and .txt files on the machine where the control plane runs."),
             "shard_tokens": _("The training text is cut into pieces of so many tokens; a job trains on one of them."),
             "num_rounds": _("The experiment is finished after so many rounds."),
             "round_tokens": _("A round is merged as soon as so many tokens are accepted."),
-            "round_min_tokens": _("Past its deadline, a round is merged with so many tokens or more."),
+            "round_min_tokens": _("Past its deadline or its grace, a round is merged with so many tokens or more."),
             "round_seconds": _("How long a round waits for its tokens."),
-            "job_seconds": _("Each job is sized so that its device works on it for so long."),
-            "max_staleness": _("A delta that comes more rounds late than this is neither merged nor paid."),
-            "staleness_percent": _("What is left of a delta's weight for each round that it is late."),
+            "grace_seconds": _(
+                "Once the least tokens are accepted, devices at work have so long before the round is merged. Empty: "
+                "until its deadline. 0 with least tokens of 1: each delta is merged as it arrives."
+            ),
+            "job_seconds": _(
+                "Each job is sized so that its device works on it for so long; after one and a half times that the "
+                "device hands in what it has."
+            ),
+            "max_staleness": _(
+                "A delta that comes more rounds late than this is neither merged nor paid. Where each delta is merged "
+                "as it arrives, make it twice the number of devices."
+            ),
+            "staleness_percent": _("What is left of a delta's weight, beside others', for each round that it is late."),
             "credits_per_teraflop": _("What volunteers earn for training."),
             "credits_per_completion_token": _("What API users pay for each token, read or written."),
             "escrow_seconds": _("A new contributor's earnings rest for so long after they joined. 0 pays at once."),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, F, QuerySet, Sum
+from django.db.models import Count, F, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -11,7 +11,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from contributors.admin import ReadOnly
-from training import labels, statistics
+from training import labels, merge_statistics, statistics
 from training.admin.columns import COLOURS, moment
 from training.models import Attempt, Blob, Checkpoint, Enrollment, Job, Round
 from training.templatetags.figures import compact, grouped, loss, minute, size
@@ -19,7 +19,19 @@ from training.templatetags.figures import compact, grouped, loss, minute, size
 
 @admin.register(Round)
 class RoundAdmin(ReadOnly, ModelAdmin):
-    list_display = ("__str__", "called", "losses", "tokens", "num_deltas", "opened", "closed", "deadline")
+    list_display = (
+        "__str__",
+        "called",
+        "losses",
+        "tokens",
+        "num_deltas",
+        "num_late",
+        "num_held_back",
+        "uploaded",
+        "opened",
+        "closed",
+        "deadline",
+    )
     list_filter = ("state", "experiment")
     list_select_related = ("experiment", "base", "result")
     ordering = ("-opened_at",)
@@ -29,7 +41,7 @@ class RoundAdmin(ReadOnly, ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Round]:
         rows: QuerySet[Round] = super().get_queryset(request)
-        return rows.annotate(merged_tokens=Sum("merged_attempts__verified_tokens"), num_deltas=Count("merged_attempts"))
+        return merge_statistics.annotate_merges(rows)
 
     @display(description=_("State"), ordering="state", label=COLOURS)
     def called(self, row: Round) -> tuple[str, str]:
@@ -46,6 +58,18 @@ class RoundAdmin(ReadOnly, ModelAdmin):
     @admin.display(description=_("Deltas"), ordering="num_deltas")
     def num_deltas(self, row: Any) -> int:
         return int(row.num_deltas)
+
+    @admin.display(description=_("Late"), ordering="num_late")
+    def num_late(self, row: Any) -> int:
+        return int(row.num_late)
+
+    @admin.display(description=_("Held back"), ordering="num_held_back")
+    def num_held_back(self, row: Any) -> int:
+        return int(row.num_held_back)
+
+    @admin.display(description=_("Uploaded"), ordering="uploaded_bytes")
+    def uploaded(self, row: Any) -> str:
+        return size(row.uploaded_bytes)
 
 
 @admin.register(Job)
@@ -143,9 +167,9 @@ class EnrollmentAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(Checkpoint)
 class CheckpointAdmin(ReadOnly, ModelAdmin):
-    list_display = ("__str__", "number", "shown_loss", "blob_size", "created", "published")
+    list_display = ("__str__", "number", "shown_loss", "blob_size", "step_size", "created", "published")
     list_filter = ("experiment",)
-    list_select_related = ("experiment", "blob")
+    list_select_related = ("experiment", "blob", "step")
     ordering = ("-created_at", "-pk")
     created = moment("created_at", _("Created"))
     published = moment("published_at", _("Published"))
@@ -157,6 +181,10 @@ class CheckpointAdmin(ReadOnly, ModelAdmin):
     @admin.display(description=_("Size"), ordering="blob__size_bytes")
     def blob_size(self, row: Checkpoint) -> str:
         return size(row.blob.size_bytes)
+
+    @admin.display(description=_("Step"), ordering="step__size_bytes")
+    def step_size(self, row: Checkpoint) -> str:
+        return size(row.step.size_bytes) if row.step else "–"
 
 
 @admin.register(Blob)

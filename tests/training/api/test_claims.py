@@ -21,6 +21,7 @@ def test_a_claim_answers_with_a_job_that_the_device_can_read(client: APIClient, 
     assert response.status_code == 200
     spec = protocol.decode(JobSpec, response.json())
     assert (spec.attempt_id, spec.token_budget) == (attempt.pk, attempt.token_budget)
+    assert (spec.steps, spec.train_seconds) == ((), 900)
     assert spec.heartbeat_seconds == settings.HEARTBEAT_SECONDS
 
 

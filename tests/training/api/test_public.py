@@ -17,7 +17,7 @@ from tests.training.make import (
     make_job,
     make_round,
 )
-from training.models import Blob, Experiment
+from training.models import Blob, Checkpoint, Experiment
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +48,7 @@ def test_one_experiment_tells_what_a_device_needs_and_the_losses_so_far() -> Non
     data = APIClient().get(f"{BASE}/experiments/{experiment.slug}").json()
     assert (data["model"], data["inner"]) == (experiment.model, experiment.inner)
     assert (data["codec"], data["num_rounds"], data["round_number"]) == ("int8", 8, 1)
+    assert (data["grace_seconds"], data["max_staleness"], data["staleness_percent"]) == (None, 1, 50)
     assert [(one["number"], one["validation_loss"]) for one in data["checkpoints"]] == [(0, 7.6), (1, 6.0)]
 
 
@@ -60,13 +61,20 @@ def test_drafts_and_unknown_experiments_are_not_there(path: str) -> None:
 
 def test_rounds_are_listed_newest_first_with_what_they_merged() -> None:
     experiment = make_experiment()
-    closed = make_closed_round(experiment=experiment, number=1, validation_loss=6.0)
-    for _ in range(2):
-        make_accepted_attempt(job=make_job(round_=closed), state=State.MERGED, merged_into=closed)
+    manifest, step = make_blob(kind=Blob.Kind.MANIFEST), make_blob(kind=Blob.Kind.STEP)
+    closed = make_closed_round(experiment=experiment, number=1, validation_loss=6.0, manifest=manifest)
+    Checkpoint.objects.filter(round=closed).update(step=step)
+    for kept in (1.0, 0.4):
+        job = make_job(round_=closed)
+        make_accepted_attempt(job=job, state=State.MERGED, merged_into=closed, kept=kept, delta_size_bytes=7_000)
     make_round(experiment=experiment, number=2)
     newest, first = APIClient().get(f"{BASE}/experiments/{experiment.slug}/rounds").json()
     assert (newest["number"], newest["state"], newest["validation_loss"]) == (2, "open", None)
     assert (first["num_deltas"], first["accepted_tokens"]) == (2, 200_000)
+    assert (first["manifest_sha256"], first["step_sha256"]) == (manifest.sha256, step.sha256)
+    assert (newest["manifest_sha256"], newest["step_sha256"]) == (None, None)
+    assert (first["num_late"], first["num_held_back"], first["uploaded_bytes"]) == (0, 1, 14_000)
+    assert (newest["num_deltas"], newest["accepted_tokens"], newest["uploaded_bytes"]) == (0, 0, 0)
     assert (first["base_validation_loss"], first["validation_loss"]) == (7.6, 6.0)
 
 

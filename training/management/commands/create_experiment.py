@@ -47,8 +47,18 @@ class Command(BaseCommand):
         parser.add_argument("--codec", choices=CODECS, default="int8")
         parser.add_argument("--rounds", type=int, default=100)
         parser.add_argument("--round-tokens", type=int, default=1_000_000)
+        parser.add_argument("--round-min-tokens", type=int, help="a quarter of --round-tokens unless given")
         parser.add_argument("--round-seconds", type=int, default=3_600)
+        parser.add_argument(
+            "--grace-seconds",
+            type=int,
+            help="how long a round waits on once it has its least tokens; else its deadline",
+        )
         parser.add_argument("--job-seconds", type=int, default=600)
+        parser.add_argument("--max-staleness", type=int, default=1, help="rounds by which a delta may be late")
+        parser.add_argument(
+            "--staleness-percent", type=int, default=50, help="weight left for each round of being late"
+        )
         parser.add_argument("--escrow-seconds", type=int, default=86_400)
         parser.add_argument("--draft", action="store_true", help="create it and do not start it")
         parser.add_argument("--wait", action="store_true", help="wait until it runs; fail where its preparation does")
@@ -65,9 +75,12 @@ class Command(BaseCommand):
             codec=options["codec"],
             num_rounds=options["rounds"],
             round_tokens=options["round_tokens"],
-            round_min_tokens=max(1, options["round_tokens"] // 4),
+            round_min_tokens=_least_tokens(options),
             round_seconds=options["round_seconds"],
+            grace_seconds=options["grace_seconds"],
             job_seconds=options["job_seconds"],
+            max_staleness=options["max_staleness"],
+            staleness_percent=options["staleness_percent"],
             escrow_seconds=options["escrow_seconds"],
         )
         try:
@@ -88,6 +101,11 @@ class Command(BaseCommand):
             if options["wait"]:
                 _wait(experiment)
         self.stdout.write(f"{experiment.slug} is {experiment.state}")
+
+
+def _least_tokens(options: dict[str, Any]) -> int:
+    given: int | None = options["round_min_tokens"]
+    return max(1, options["round_tokens"] // 4) if given is None else given
 
 
 def _sentences(error: ValidationError) -> list[str]:
