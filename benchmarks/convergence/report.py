@@ -32,6 +32,14 @@ from ml.files import replacing
 PICTURES = record.RECORD.parent / "pictures"
 SUMMARY = Path(__file__).resolve().parent / "measured.json"
 COSTS = (BASELINE, DILOCO, "diloco-8-int4", SPARSE, "lost-30", "spread-sync", "spread-async", "spread-async-naive")
+LINKS = """
+![Validation loss against tokens, uploaded bytes and simulated seconds](pictures/convergence.png)
+
+![Validation loss against tokens under attacks](pictures/convergence_attacks.png)
+
+All curves are in `benchmarks/convergence/measured.json`.
+"""
+"""What the record says after the tables."""
 ATTACKED = (DILOCO, DEFENDED, "attack-sign-flip-1", "attack-sign-flip-2", *(f"attack-{name}-1" for name in ATTACKS))
 """Scenarios of the two plots."""
 
@@ -49,7 +57,7 @@ def main(scenarios: Sequence[Scenario], made: Sequence[Run], *, folder: Path, wr
     _save_summary(summary(scenarios, runs), SUMMARY if write else folder / "summary.json")
     _draw(scenarios, runs, PICTURES if write else folder)
     if write:
-        record.write("convergence", output.getvalue())
+        record.write("convergence", output.getvalue() + LINKS)
 
 
 def by_scenario(made: Sequence[Run]) -> Runs:
