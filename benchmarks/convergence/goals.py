@@ -94,6 +94,9 @@ GOALS: tuple[LossGoal | BytesGoal | UtilisationGoal, ...] = (
     LossGoal(scenario="diloco-4-int8", against=BASELINE, most=0.015, what="4 devices, int8, over data-parallel"),
     LossGoal(scenario="lost-30", against=DILOCO, most=0.015, what="30% of deltas lost, over none lost"),
     LossGoal(
+        scenario="spread-quorum", against="spread-sync", most=0.01, what="speeds 4x apart, a quorum, over waiting"
+    ),
+    LossGoal(
         scenario="spread-async", against="spread-sync", most=0.01, what="speeds 4x apart, a merge a delta, over waiting"
     ),
     LossGoal(scenario="attack-sign-flip-1", against=DEFENDED, most=0.02, what="1 of 8 flips signs x10, over no attack"),
