@@ -12,6 +12,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 ENGINES_KEY = "fai:engine:engines"
 EVENT_FIELD = "event"
@@ -56,6 +57,16 @@ class GenerationRequest:
     top_k: int | None = None
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their logits."""
+    num_logprobs: int | None = None
+    """How many of the likeliest tokens are told beside each generated one; None: no log-probabilities at all."""
+    has_prompt_logprobs: bool = False
+    """Whether the prompts' own tokens are scored as well, once per prompt."""
+    queued_at: float = 0.0
+    """Units: seconds since 1970."""
 
     @property
     def num_choices(self) -> int:
@@ -81,8 +92,22 @@ class GenerationRequest:
                 **values,
                 "prompts": tuple(tuple(prompt) for prompt in values["prompts"]),
                 "stop_tokens": tuple(values["stop_tokens"]),
+                "logit_bias": tuple((token, bias) for token, bias in values["logit_bias"]),
             }
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found a token where it stands, and the likeliest ones there. Units: nats.
+
+    Of the model's own distribution: before temperature, penalties, biases and limits.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +128,28 @@ class ChoiceTokens:
     tokens: tuple[int, ...]
     finish_reason: str | None = None
     """stop: the last token is a stop token; length: max_tokens are reached; None: more follow."""
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """One for each of the tokens, where the request asks for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoicePiece:
+    """Text of one choice, from an engine that tells no tokens; `offset` counts tokens as in ChoiceTokens."""
+
+    index: int
+    offset: int
+    text: str
+    num_tokens: int
+    """Of the piece."""
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptLogprobs:
+    """Of one prompt, before its choices' tokens; the first token has nothing before it, and so None."""
+
+    prompt: int
+    logprobs: tuple[TokenLogprobs | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,10 +159,12 @@ class Failed:
     message: str
 
 
-Event = Started | ChoiceTokens | Failed
-_EVENTS: dict[str, type[Started] | type[ChoiceTokens] | type[Failed]] = {
+Event = Started | PromptLogprobs | ChoiceTokens | ChoicePiece | Failed
+_EVENTS: dict[str, type[Event]] = {
     "started": Started,
+    "prompt": PromptLogprobs,
     "tokens": ChoiceTokens,
+    "piece": ChoicePiece,
     "failed": Failed,
 }
 _NAMES = {cls: name for name, cls in _EVENTS.items()}
@@ -130,7 +179,16 @@ def decode_events(data: bytes | str) -> list[Event]:
     return [_decode_event(name, values) for name, values in json.loads(data)]
 
 
-def _decode_event(name: str, values: dict[str, object]) -> Event:
-    if name == "tokens":
-        values["tokens"] = tuple(values["tokens"])  # type: ignore[arg-type]
-    return _EVENTS[name](**values)  # type: ignore[arg-type]
+def _decode_event(name: str, values: dict[str, Any]) -> Event:
+    if "tokens" in values:
+        values["tokens"] = tuple(values["tokens"])
+    if values.get("logprobs") is not None:
+        values["logprobs"] = tuple(_decode_logprobs(given) for given in values["logprobs"])
+    return _EVENTS[name](**values)
+
+
+def _decode_logprobs(values: dict[str, Any] | None) -> TokenLogprobs | None:
+    if values is None:
+        return None
+    top = tuple((token, logprob) for token, logprob in values["top"])
+    return TokenLogprobs(token=values["token"], logprob=values["logprob"], top=top)
