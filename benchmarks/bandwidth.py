@@ -6,19 +6,20 @@ Run: python -m benchmarks.bandwidth; it prints a JSON object of bytes per second
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from ml.threads import num_cores
+
 ARRAY_BYTES = 256 * 2**20
 NUM_RUNS = 10
 
 
 def main() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(num_cores())
     # numpy asks for huge pages, as a program that is after bandwidth does.
     a, b, c = (torch.from_numpy(np.ones(ARRAY_BYTES // 4, np.float32)) for _ in range(3))
     kernels: dict[str, tuple[int, Callable[[], object]]] = {

@@ -97,6 +97,7 @@ def learn(text: Corpus, folder: Path, *, seed: int) -> list[float]:
         result_path, result_state_path = folder / f"model-{number}", folder / f"state-{number}"
         merging.merge(
             base_path=base_path,
+            base_sha256=sha256_file(base_path),
             deltas=deltas,
             outer=OUTER,
             progress=(number - 1) / NUM_ROUNDS,

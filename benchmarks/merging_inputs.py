@@ -25,6 +25,9 @@ NUM_CONTENTS = 16
 
 TOKENS = 100
 
+BASE_SHA256 = "0" * 64
+"""By which deltas and steps name the base: nothing looks at it."""
+
 
 def make_base(path: Path) -> None:
     """A checkpoint of normal values."""
@@ -69,7 +72,9 @@ def _series(seed: int) -> npt.NDArray[np.float32]:
 
 
 def _label(codec: str, attempt_id: int) -> DeltaLabel:
-    return DeltaLabel(experiment="benchmark", round_number=1, base_sha256="0" * 64, codec=codec, attempt_id=attempt_id)
+    return DeltaLabel(
+        experiment="benchmark", round_number=1, base_sha256=BASE_SHA256, codec=codec, attempt_id=attempt_id
+    )
 
 
 def _split(values_N: npt.NDArray[np.float32]) -> Mapping[str, npt.NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from benchmarks.merging_inputs import SHAPES
+from benchmarks.merging_inputs import BASE_SHA256, SHAPES
 from ml.codec import open_delta
 from ml.config import OuterConfig
 from ml.delta_sums import Summand, mean_span
@@ -104,6 +104,7 @@ def best_of(run: Callable[[], T]) -> tuple[T, float]:
 def _merge(folder: Path, deltas: Sequence[WeightedDelta]) -> str:
     return merge(
         base_path=folder / "base",
+        base_sha256=BASE_SHA256,
         deltas=deltas,
         outer=OuterConfig(),
         progress=0.0,

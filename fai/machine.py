@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ml import hardware
+from ml.threads import num_cores
 
 NICENESS = 10
 
@@ -25,7 +26,7 @@ def num_physical_cores() -> int:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "hw.physicalcpu"]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return os.cpu_count() or 1
+    return num_cores()
 
 
 def _siblings(cpu: int) -> str:

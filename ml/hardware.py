@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ml.config import InnerConfig, ModelConfig
 from ml.memory import count_saved_bytes, free_bytes
 from ml.model import initial_model
+from ml.threads import num_cores
 from ml.trainer import Trainer
 
 MIN_GAIN = 1.05
@@ -47,13 +48,13 @@ def detect() -> Hardware:
         properties = torch.cuda.get_device_properties(0)
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return Hardware(
-            device="cuda", name=properties.name, memory_bytes=properties.total_memory, cores=_num_cores(), bf16=bf16
+            device="cuda", name=properties.name, memory_bytes=properties.total_memory, cores=num_cores(), bf16=bf16
         )
     if torch.backends.mps.is_available():
         memory_bytes = torch.mps.recommended_max_memory()
-        return Hardware(device="mps", name=_cpu_name(), memory_bytes=memory_bytes, cores=_num_cores(), bf16=False)
+        return Hardware(device="mps", name=_cpu_name(), memory_bytes=memory_bytes, cores=num_cores(), bf16=False)
     return Hardware(
-        device="cpu", name=_cpu_name(), memory_bytes=_memory_bytes(), cores=_num_cores(), bf16=_cpu_has_bf16()
+        device="cpu", name=_cpu_name(), memory_bytes=_memory_bytes(), cores=num_cores(), bf16=_cpu_has_bf16()
     )
 
 
@@ -171,12 +172,6 @@ def _time_step(trainer: Trainer, batch: NDArray[np.int64]) -> float:
     start = time.perf_counter()
     trainer.step(batch, learning_rate=0.0)
     return time.perf_counter() - start
-
-
-def _num_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_has_bf16() -> bool:

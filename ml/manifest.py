@@ -159,6 +159,7 @@ def _differences(manifest: Manifest, fetch: Callable[[str], Path]) -> Iterator[s
         with tempfile.TemporaryDirectory(dir=base_path.parent) as folder:
             result = merge(
                 base_path=base_path,
+                base_sha256=manifest.base_sha256,
                 deltas=deltas,
                 outer=manifest.outer,
                 progress=manifest.progress,

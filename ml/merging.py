@@ -68,6 +68,7 @@ class MergeResult:
 def merge(  # noqa: PLR0913 - what goes in and where it comes out
     *,
     base_path: Path,
+    base_sha256: str,
     deltas: Sequence[WeightedDelta],
     outer: OuterConfig,
     progress: float,
@@ -83,6 +84,7 @@ def merge(  # noqa: PLR0913 - what goes in and where it comes out
     has the base gets the same bytes from it by `ml.step_file.apply_step`. Without `outer_state_path` the momentum
     begins at zero. `progress`, the share of the experiment's rounds that are over, places the merge on the schedule of
     the learning rate. `weighing` is that of an earlier merge of the same deltas, to be repeated; None: it is found.
+    `base_sha256` is not checked here: a step that names another base than it begins with leads nobody to the result.
     The result keeps the metadata of the base.
     Raises: MergeInvalid or TensorFileInvalid; then no file is written.
     """
@@ -101,7 +103,6 @@ def merge(  # noqa: PLR0913 - what goes in and where it comes out
         step = None
         if outer.step_codec != "none":
             path = step_path or Path(stack.enter_context(TemporaryDirectory(dir=result_path.parent))) / "step"
-            base_sha256 = sha256_file(base_path)
             step = stack.enter_context(step_file(path, codec=outer.step_codec, shapes=shapes, base_sha256=base_sha256))
         merging = _Merging(
             base=base,

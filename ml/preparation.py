@@ -7,7 +7,6 @@ be remembered lies on the disk. Everything is built in a folder inside DATA and 
 
 import contextlib
 import multiprocessing
-import os
 import shutil
 import signal
 import sqlite3
@@ -30,6 +29,7 @@ from ml.locks import writing_in
 from ml.prepare_report import ReportWriter
 from ml.sample_names import SampleFolder
 from ml.samples import FOLDER, REPORT_FILE
+from ml.threads import num_cores
 
 SAMPLES_FILE = "samples.txt"
 OUTPUTS = (FOLDER, SAMPLES_FILE, REPORT_FILE)
@@ -68,7 +68,7 @@ def prepare(
         if out.resolve().is_relative_to(folder.resolve()):
             raise PreparationRefused(f"{out} lies inside {folder}: name another folder with --out.")
     _require_absent(out, force=force)
-    num_processes = num_processes or min(os.cpu_count() or 1, MAX_PROCESSES)
+    num_processes = num_processes or min(num_cores(), MAX_PROCESSES)
     try:
         with writing_in(out), _building_in(out) as scratch:
             _require_absent(out, force=force)

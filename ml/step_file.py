@@ -11,9 +11,7 @@ import numpy as np
 
 from ml.codec import open_delta
 from ml.codecs import codec_for
-from ml.codecs.base import BLOCK_VALUES, Codec, DeltaNotFinite, Floats, Source
-from ml.codecs.blocks import Blocks
-from ml.codecs.dense import Dense
+from ml.codecs.base import BLOCK_VALUES, Codec, DeltaNotFinite, Floats, SliceCodec, Source
 from ml.files import sha256_file
 from ml.placed_file import PlacedFile, open_weights, placing
 from ml.spans import Span, spans
@@ -29,7 +27,7 @@ CONTENT = "outer step"
 class StepFile:
     """A step file in the making; threads may share it."""
 
-    def __init__(self, placed: PlacedFile, codec: Dense | Blocks) -> None:
+    def __init__(self, placed: PlacedFile, codec: SliceCodec) -> None:
         self._placed = placed
         self._codec = codec
 
@@ -59,7 +57,7 @@ class StepFile:
 def step_file(path: Path, *, codec: str, shapes: Mapping[str, Shape], base_sha256: str) -> Iterator[StepFile]:
     """A file that takes the place of `path` when the block ends well and the whole step is there."""
     bound = codec_for(codec, shapes)
-    assert isinstance(bound, Dense | Blocks)
+    assert isinstance(bound, SliceCodec)
     metadata = {"content": CONTENT, "codec": codec, "base_sha256": base_sha256}
     with placing(path, metadata=metadata, entries=bound.entries) as placed:
         yield StepFile(placed, bound)

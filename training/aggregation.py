@@ -72,7 +72,8 @@ def _merge(*, round_: Round, attempts: Sequence[Attempt], outer: OuterConfig, no
         deltas = [_weighted(attempt, stack) for attempt in attempts]
         folder = stack.enter_context(blobs.scratch_dir())
         result = merging.merge(
-            base_path=stack.enter_context(blobs.local_path(base.blob)),
+            base_path=stack.enter_context(blobs.verified_path(base.blob)),
+            base_sha256=base.blob_id,
             deltas=deltas,
             outer=outer,
             progress=progress,

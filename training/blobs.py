@@ -57,8 +57,8 @@ def is_stored(blob: Blob) -> bool:
 def is_intact(blob: Blob) -> bool:
     """Whether storage has the blob's very bytes; reads all of them."""
     try:
-        with local_path(blob) as path:
-            return sha256_file(path) == blob.sha256
+        with verified_path(blob):
+            return True
     except (FileNotFoundError, BlobCorrupt):
         return False
 
@@ -93,9 +93,25 @@ def local_path(blob: Blob) -> Iterator[Path]:
         with default_storage.open(blob.path) as source, path.open("wb") as target:
             for chunk in source.chunks():
                 target.write(chunk)
-        if sha256_file(path) != blob.sha256:
-            raise BlobCorrupt(f"{blob.path} in storage has other bytes than its name says")
+        _verify(path, blob)
         yield path
+
+
+@contextmanager
+def verified_path(blob: Blob) -> Iterator[Path]:
+    """As `local_path`, storage's own file read through and verified too.
+
+    Raises: BlobCorrupt.
+    """
+    with local_path(blob) as path:
+        if isinstance(default_storage, FileSystemStorage):
+            _verify(path, blob)
+        yield path
+
+
+def _verify(path: Path, blob: Blob) -> None:
+    if sha256_file(path) != blob.sha256:
+        raise BlobCorrupt(f"{blob.path} in storage has other bytes than its name says")
 
 
 @contextmanager

@@ -31,7 +31,17 @@ from ml.files import replacing
 
 PICTURES = record.RECORD.parent / "pictures"
 SUMMARY = Path(__file__).resolve().parent / "measured.json"
-COSTS = (BASELINE, DILOCO, "diloco-8-int4", SPARSE, "lost-30", "spread-sync", "spread-async", "spread-async-naive")
+SPREAD = (
+    "spread-sync",
+    "spread-quorum",
+    "spread-quorum-tokens",
+    "spread-buffered",
+    "spread-async",
+    "spread-async-damped",
+    "spread-async-naive",
+)
+"""Ways of waiting, or not, for devices of unequal speeds."""
+COSTS = (BASELINE, DILOCO, "diloco-8-int4", SPARSE, "lost-30", *SPREAD)
 LINKS = """
 ![Validation loss against tokens, uploaded bytes and simulated seconds](pictures/convergence.png)
 

@@ -78,4 +78,4 @@ def write(run: Run, scenario: Scenario, path: Path) -> None:
     record = {"scenario": scenario.to_dict(), "run": dataclasses.asdict(run)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(json.dumps(record, indent=1), "utf-8")
+        partial.write_text(json.dumps(record, separators=(",", ":")) + "\n", "utf-8")

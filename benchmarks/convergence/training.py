@@ -82,6 +82,7 @@ class RealWork:
         paths = {kind: self._folder / f"{kind}-{round_number}" for kind in ("model", "state", "step")}
         result = merging.merge(
             base_path=self.base_path,
+            base_sha256=self._base_sha256,
             deltas=[self._weighted(delta.job, weight) for delta, weight in deltas],
             outer=self._scenario.outer,
             progress=progress,

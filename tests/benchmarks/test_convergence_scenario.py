@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.convergence import goals, scenario
+from benchmarks.convergence import goals, report, scenario
 from benchmarks.convergence.scenario import ScenarioInvalid
 
 WHOLE = """
@@ -75,10 +75,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         read(tmp_path, f'extends = "whole"\n{text}')
 
 
-def test_every_scenario_of_the_repository_can_be_read_and_every_goal_has_its_scenarios() -> None:
+def test_every_scenario_of_the_repository_can_be_read_and_every_goal_and_plot_has_its_scenarios() -> None:
     names = {one.name for one in scenario.read_all()}
     asked = {name for goal in goals.GOALS for name in (goal.scenario, getattr(goal, "against", goal.scenario))}
-    assert asked <= names
+    assert asked | {*report.COSTS, *report.ATTACKED} <= names
     assert not any(name.startswith("_") for name in names)
 
 

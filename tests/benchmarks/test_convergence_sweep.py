@@ -79,7 +79,7 @@ def test_runs_that_are_recorded_are_not_made_again(tmp_path: Path) -> None:
     options = make_options(tmp_path)
     (run,) = sweep.sweep([scenario], options)
     (path,) = tmp_path.glob("*.json")
-    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1e3, "x": ').replace('"x": ', '"seconds": '))
+    path.write_text(path.read_text().replace('"seconds":', '"seconds":1e3,"x":').replace('"x":', '"seconds":'))
     stamp = path.stat().st_mtime_ns
     assert sweep.sweep([scenario], options) == [run]
     assert path.stat().st_mtime_ns == stamp

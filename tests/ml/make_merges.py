@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from ml.codec import Floats, open_delta
 from ml.config import OuterConfig
+from ml.files import sha256_file
 from ml.merging import MergeResult, merge
 from ml.weighing import Weighing, WeightedDelta
 from tests.ml.make_deltas import SHAPES, make_tensors, make_weights_file
@@ -31,6 +32,7 @@ def run_merge(
         make_weights_file(base, make_tensors(seed=99, scale=1.0))
     return merge(
         base_path=base,
+        base_sha256=sha256_file(base),
         deltas=deltas,
         outer=outer,
         progress=progress,

@@ -15,6 +15,7 @@ from ml import merging, threads
 from ml.codec import encode
 from ml.codecs.base import BLOCK_VALUES
 from ml.config import CODECS, RULES, STEP_CODECS, OuterConfig
+from ml.files import sha256_file
 from ml.merging import MergeInvalid, StepNotFinite
 from ml.tensor_file import TensorFileInvalid
 from ml.weighing import WeightedDelta
@@ -268,6 +269,7 @@ def test_the_result_does_not_depend_on_whether_the_step_is_kept(tmp_path: Path) 
     kept = run_merge(tmp_path, deltas, outer=OuterConfig())
     again = merging.merge(
         base_path=tmp_path / "base",
+        base_sha256=sha256_file(tmp_path / "base"),
         deltas=deltas,
         outer=OuterConfig(),
         progress=0.0,

@@ -74,6 +74,34 @@ def test_repetition_makes_a_token_less_likely_on_both_sides_of_zero() -> None:
     assert logits_BV[0, 0] == 2.0
 
 
+def test_each_time_that_a_token_was_generated_counts_for_the_frequency_penalty_and_once_for_presence() -> None:
+    logits_BV = torch.tensor([[2.0, 1.5, 0.0, -9.0]])
+    greedy = {"temperature": 0.0}
+
+    def next_token(text: list[int], num_generated: int | None, **penalties: float) -> int:
+        counts = None if num_generated is None else [num_generated]
+        params = [SamplingParams(**greedy | penalties)]
+        return sample_next(logits_BV, params=params, texts=[text], num_generated=counts)[0]
+
+    assert next_token([0, 0, 0], 1, frequency_penalty=0.4) == 0
+    assert next_token([0, 0, 0], 2, frequency_penalty=0.4) == 1
+    assert next_token([0, 0, 0], 2, presence_penalty=0.4) == 0
+    assert next_token([0, 0, 0], 2, presence_penalty=0.6) == 1
+    assert next_token([3, 3, 3], 2, presence_penalty=-20.0) == 3
+    assert next_token([0, 0, 0], 0, frequency_penalty=2.0, presence_penalty=2.0) == 0
+    assert next_token([0, 0, 0], None, frequency_penalty=2.0, presence_penalty=2.0) == 0
+    assert logits_BV[0, 0] == 2.0
+
+
+def test_a_bias_moves_a_token_and_adds_to_its_penalties() -> None:
+    logits_BV = torch.tensor([[2.0, 1.5, 0.0], [2.0, 1.5, 0.0], [2.0, 1.5, 0.0]])
+    banned = SamplingParams(temperature=0.0, logit_bias=((0, -100.0),))
+    forced = SamplingParams(temperature=1.0, logit_bias=((2, 100.0), (1, -1.0)))
+    mended = SamplingParams(temperature=0.0, presence_penalty=1.0, logit_bias=((0, 0.9),))
+    texts = [[1], [1], [1, 0]]
+    assert sample_next(logits_BV, params=[banned, forced, mended], texts=texts, num_generated=[0, 0, 1]) == [1, 2, 0]
+
+
 def test_seeds_and_positions_give_different_draws() -> None:
     flat_BV = torch.zeros(1, 1_000)
     found = Counter(
@@ -91,6 +119,9 @@ PARAMS = st.builds(
     top_p=st.floats(0.01, 1.0),
     min_p=st.floats(0.0, 1.0),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.7]),
+    presence_penalty=st.sampled_from([0.0, -0.5]),
+    logit_bias=st.lists(st.tuples(st.integers(0, 31), st.floats(-100, 100)), max_size=3).map(tuple),
     seed=st.integers(-(2**63), 2**64),
 )
 
@@ -99,8 +130,12 @@ PARAMS = st.builds(
 def test_a_row_is_drawn_the_same_alone_and_in_any_company(rows: list[tuple[SamplingParams, list[int]]]) -> None:
     logits_BV = torch.randn(len(rows), 32, generator=torch.Generator().manual_seed(len(rows))) * 3
     params, texts = [row[0] for row in rows], [row[1] for row in rows]
-    together = sample_next(logits_BV, params=params, texts=texts)
-    alone = [sample_next(logits_BV[b : b + 1], params=[params[b]], texts=[texts[b]])[0] for b in range(len(rows))]
+    counts = [len(text) - 1 for text in texts]
+    together = sample_next(logits_BV, params=params, texts=texts, num_generated=counts)
+    alone = [
+        sample_next(logits_BV[b : b + 1], params=[params[b]], texts=[texts[b]], num_generated=[counts[b]])[0]
+        for b in range(len(rows))
+    ]
     assert together == alone
 
 
@@ -123,6 +158,10 @@ def test_only_tokens_with_a_probability_are_drawn(logits: list[float], seed: int
         {"min_p": -0.1},
         {"min_p": 1.1},
         {"repetition_penalty": 0.0},
+        {"frequency_penalty": float("nan")},
+        {"presence_penalty": float("inf")},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, float("nan")),)},
         {"max_tokens": 0},
         {"stop": ("",)},
     ],

@@ -2,6 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.text_stream import TextStream
+from ml.tokenizer import token_bytes
 from tests.ml.make import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -60,3 +61,28 @@ def test_tokens_count_once_their_whole_text_is_out() -> None:
         stream.push(token)
         counts.append(stream.num_tokens)
     assert counts == [1, 1, 1, 4, 4, 4, 7]
+
+
+@given(st.lists(st.integers(0, 299), max_size=30))
+def test_a_token_of_whole_characters_stands_where_its_offset_says(tokens: list[int]) -> None:
+    stream = TextStream(TOKENIZER)
+    text = "".join([stream.push(token) for token in tokens] + [stream.finish()])
+    assert len(stream.offsets) == len(tokens)
+    assert stream.offsets == sorted(stream.offsets)
+    for token, offset in zip(tokens, stream.offsets, strict=True):
+        own = token_bytes(TOKENIZER, token).decode(errors="replace")
+        if "\ufffd" not in own:
+            assert text.startswith(own, offset)
+
+
+def test_tokens_of_one_character_begin_where_it_does() -> None:
+    stream = TextStream(TOKENIZER)
+    push_all(stream, "a뷁b")
+    assert stream.offsets == [0, 1, 1, 1, 2]
+
+
+def test_texts_without_tokens_are_cut_at_a_stop_as_well() -> None:
+    stream = TextStream(TOKENIZER, stop=["XYZ"])
+    pieces = [stream.push_text(text, num_tokens=num) for text, num in [("ab X", 2), ("Yc", 1), ("XYZd", 2), ("e", 1)]]
+    assert pieces == ["ab ", "XYc", "", ""]
+    assert (stream.is_stopped, stream.num_tokens) == (True, 5)

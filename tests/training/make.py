@@ -15,10 +15,13 @@ from ml.codec import DeltaLabel, Floats, delta_size_bytes, encode
 from ml.config import PRESETS, InnerConfig, OuterConfig
 from ml.protocol import Report
 from tests.ml.make_deltas import MODEL, make_tensors, make_weights_file
-from training import blobs
+from training import blobs, rounds
 from training.models import Attempt, Blob, Checkpoint, Enrollment, Experiment, Job, Round, Shard
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
+BATCH = InnerConfig().batch_tokens
+"""Tokens of one step, unless an experiment is made with another number."""
 _numbers = itertools.count(1)
 
 
@@ -104,6 +107,13 @@ def make_round(*, experiment: Experiment, number: int = 1, **fields: Any) -> Rou
     return Round.objects.create(experiment=experiment, number=number, **{**defaults, **fields})
 
 
+def make_open_round(*, target: int = 1_000 * BATCH, **fields: Any) -> Round:
+    """A round with a shard, whose jobs last 100 seconds."""
+    experiment = make_experiment(round_tokens=target, job_seconds=100, **fields)
+    make_shard(experiment=experiment)
+    return make_round(experiment=experiment)
+
+
 def make_job(*, round_: Round, **fields: Any) -> Job:
     shard = fields.pop("shard", None) or round_.experiment.shards.first() or make_shard(experiment=round_.experiment)
     defaults = {"shard": shard, "index": round_.jobs.count(), "seed": 7, "token_budget": 100_000}
@@ -147,6 +157,15 @@ def make_closed_round(*, experiment: Experiment, number: int, validation_loss: f
     result = make_checkpoint(experiment=experiment, number=number, validation_loss=validation_loss)
     defaults = {"state": Round.State.CLOSED, "result": result, "closed_at": NOW}
     return make_round(experiment=experiment, number=number, **{**defaults, **fields})
+
+
+def make_merged() -> dict[str, Blob]:
+    """What a merge leaves in storage, as `rounds.finish_merge` takes it; there are no files."""
+    return {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
+
+
+def finish_merge(round_: Round, now: datetime) -> Checkpoint:
+    return rounds.finish_merge(round_=round_, kept={}, now=now, **make_merged())
 
 
 def make_attempt_in(state: str, *, job: Job | None = None, device: Device | None = None, **fields: Any) -> Attempt:

@@ -195,6 +195,17 @@ def test_a_delta_that_was_damaged_in_storage_is_never_merged(tmp_path: Path, sto
     assert not Blob.objects.filter(kind=Blob.Kind.OUTER_STATE).exists()
 
 
+def test_from_a_base_damaged_in_storage_nothing_is_merged(tmp_path: Path, storage: Path, now: datetime) -> None:
+    round_ = make_mergeable_round(tmp_path)
+    path = storage / round_.base.blob.path
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(blobs.BlobCorrupt):
+        merge(round_, now)
+    assert not Blob.objects.filter(kind=Blob.Kind.OUTER_STATE).exists()
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_a_step_that_is_not_finite_does_not_stop_the_experiment(tmp_path: Path, now: datetime) -> None:

@@ -105,6 +105,17 @@ def test_a_copy_with_other_bytes_is_refused(tmp_path: Path, now: datetime) -> No
         pytest.fail("the copy was handed out")
 
 
+def test_a_file_in_place_with_other_bytes_is_refused_where_it_is_to_be_verified(
+    tmp_path: Path, storage: Path, now: datetime
+) -> None:
+    blob = put(tmp_path, now)
+    with blobs.verified_path(blob) as path:
+        assert path == storage / blob.path
+    path.write_bytes(b"tampered")
+    with pytest.raises(blobs.BlobCorrupt), blobs.verified_path(blob):
+        pytest.fail("the file was handed out")
+
+
 # Discarding
 
 

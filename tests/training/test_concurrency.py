@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from contributors.models import Txn
 from tests.training.make import (
+    BATCH,
     make_accepted_attempt,
     make_attempt_in,
     make_blob,
@@ -24,9 +25,10 @@ from tests.training.make import (
     make_enrollment,
     make_experiment,
     make_job,
+    make_merged,
+    make_open_round,
     make_report,
     make_round,
-    make_shard,
     make_small_round,
     make_stored,
     make_submitted_attempt,
@@ -39,7 +41,6 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True), p
 
 _numbers = itertools.count()
 State = Attempt.State
-BATCH = 4_096
 NUM_THREADS = 20
 LOSSES = (
     EdgeRefused,
@@ -157,12 +158,10 @@ def test_validators_of_many_attempts_never_pay_beyond_the_rounds_budget(tmp_path
 
 
 def test_dispatchers_at_once_give_out_no_token_twice() -> None:
-    experiment = make_experiment(round_tokens=100 * BATCH, job_seconds=100)
-    make_shard(experiment=experiment)
-    round_ = make_round(experiment=experiment)
+    round_ = make_open_round(target=100 * BATCH)
     for _ in range(12):
         device = make_device(last_seen_at=timezone.now())
-        make_enrollment(device=device, experiment=experiment, tokens_per_second=BATCH / 7)
+        make_enrollment(device=device, experiment=round_.experiment, tokens_per_second=BATCH / 7)
     offers = [attempt for offered in at_once(lambda: dispatch.dispatch(now=timezone.now())) for attempt in offered]
     allocation = rounds.allocation(round_)
     assert sum(attempt.token_budget for attempt in offers) == allocation.live_tokens <= 100 * BATCH
@@ -171,9 +170,7 @@ def test_dispatchers_at_once_give_out_no_token_twice() -> None:
 
 
 def test_dispatching_while_deltas_are_accepted_never_exceeds_the_target() -> None:
-    experiment = make_experiment(round_tokens=100 * BATCH, job_seconds=100)
-    make_shard(experiment=experiment)
-    round_ = make_round(experiment=experiment)
+    round_ = make_open_round(target=100 * BATCH)
     judged = [
         make_attempt_in(
             State.VALIDATING, job=make_job(round_=round_, token_budget=8 * BATCH), next_transition_at=soon()
@@ -182,7 +179,7 @@ def test_dispatching_while_deltas_are_accepted_never_exceeds_the_target() -> Non
     ]
     for _ in range(10):
         device = make_device(last_seen_at=timezone.now())
-        make_enrollment(device=device, experiment=experiment, tokens_per_second=float(BATCH))
+        make_enrollment(device=device, experiment=round_.experiment, tokens_per_second=float(BATCH))
     waiting = iter([*judged, *[None] * 10])
     lock = threading.Lock()
 
@@ -275,11 +272,11 @@ def test_one_merge_worker_of_two_finishes() -> None:
     round_ = make_round(experiment=make_experiment())
     make_accepted_attempt(job=make_job(round_=round_))
     rounds.begin_merge(round_=round_, now=timezone.now())
-    blobs_ = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
+    merged = make_merged()
 
     def finish() -> object:
         mine = Round.objects.get(pk=round_.pk)
-        return rounds.finish_merge(round_=mine, kept={}, now=timezone.now(), **blobs_)
+        return rounds.finish_merge(round_=mine, kept={}, now=timezone.now(), **merged)
 
     assert len(winners(at_once(finish))) == 1
     assert round_.experiment.checkpoints.filter(number=1).count() == 1

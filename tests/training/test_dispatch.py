@@ -12,12 +12,14 @@ from fai_project.celery import app
 from ml.protocol import DeviceState
 from tests.training.conftest import Heard
 from tests.training.make import (
+    BATCH,
     make_attempt_in,
     make_contributor,
     make_device,
     make_enrollment,
     make_experiment,
     make_job,
+    make_open_round,
     make_round,
     make_shard,
 )
@@ -27,13 +29,6 @@ from training.models import Attempt, Enrollment, Experiment, Job, Round
 pytestmark = pytest.mark.django_db
 
 State = Attempt.State
-BATCH = 4_096
-
-
-def make_open_round(*, target: int = 1_000 * BATCH, **fields: Any) -> Round:
-    experiment = make_experiment(round_tokens=target, job_seconds=100, **fields)
-    make_shard(experiment=experiment)
-    return make_round(experiment=experiment)
 
 
 def enroll(round_: Round, *, speed: float | None = BATCH, is_proven: bool = True, **fields: Any) -> Device:

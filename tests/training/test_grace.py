@@ -6,9 +6,11 @@ import pytest
 
 from ml.protocol import Reason
 from tests.training.make import (
+    BATCH,
+    MOMENT,
+    finish_merge,
     make_accepted_attempt,
     make_attempt_in,
-    make_blob,
     make_checkpoint,
     make_closed_round,
     make_device,
@@ -24,9 +26,7 @@ from training.models import Attempt, Experiment, Round
 pytestmark = pytest.mark.django_db
 
 State = Attempt.State
-BATCH = 4_096
 GRACE = timedelta(seconds=60)
-MOMENT = timedelta(microseconds=1)
 
 
 def make_quorum_round(*, grace_seconds: int | None = 60, accepted: int = 2 * BATCH, **fields: datetime) -> Round:
@@ -49,14 +49,11 @@ def deadline_of(round_: Round) -> datetime:
     return Round.objects.values_list("next_transition_at", flat=True).get(pk=round_.pk)
 
 
-def close(round_: Round, now: datetime) -> list[Attempt]:
-    """Merge and evaluate, and let the next round open; the attempts that were merged."""
-    merged = rounds.begin_merge(round_=round_, now=now)
-    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
-    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
+def finish(round_: Round, now: datetime) -> Round | None:
+    """End a merge that has begun, evaluate, and let the next round open."""
+    finish_merge(round_, now)
     rounds.finish_evaluation(round_=round_, validation_loss=5.0, now=now)
-    experiments.advance(experiment=round_.experiment, now=now)
-    return merged
+    return experiments.advance(experiment=round_.experiment, now=now)
 
 
 # Grace
@@ -180,7 +177,8 @@ def test_each_delta_is_merged_as_it_arrives_and_its_device_goes_on_from_the_newe
         assert round_.number == number
         assert reaper.reap(now=now).merge == [round_.pk]
         round_.refresh_from_db()
-        (merged,) = close(round_, now)
+        (merged,) = rounds.begin_merge(round_=round_, now=now)
+        finish(round_, now)
         assert merged.pk == done.pk
         rounds_late.append(number - done.job.round.number)
         assert merged.weight == 2 * BATCH * 0.5 ** rounds_late[-1]
@@ -210,14 +208,11 @@ def test_deltas_that_arrive_during_a_merge_are_merged_together_in_the_next(now: 
     rounds.begin_merge(round_=round_, now=now)
     for attempt in attempts[1:]:
         accept(attempt)
-    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
-    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
-    rounds.finish_evaluation(round_=round_, validation_loss=5.0, now=now)
-    following = experiments.advance(experiment=round_.experiment, now=now)
+    following = finish(round_, now)
     assert following is not None
     assert reaper.reap(now=now).merge == [following.pk]
     following.refresh_from_db()
-    merged = close(following, now)
+    merged = rounds.begin_merge(round_=following, now=now)
     assert {attempt.pk: attempt.weight for attempt in merged} == {attempt.pk: BATCH for attempt in attempts[1:]}
 
 

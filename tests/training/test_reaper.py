@@ -10,6 +10,7 @@ from contributors import ledger
 from contributors.models import EscrowLine, Hold
 from ml.protocol import Reason
 from tests.training.make import (
+    MOMENT,
     make_accepted_attempt,
     make_attempt_in,
     make_checkpoint,
@@ -26,7 +27,6 @@ from training.reaper import Due
 pytestmark = pytest.mark.django_db
 
 State = Attempt.State
-MOMENT = timedelta(microseconds=1)
 
 
 # Attempts

@@ -8,9 +8,10 @@ from django.db import IntegrityError
 
 from ml.protocol import Reason
 from tests.training.make import (
+    BATCH,
+    finish_merge,
     make_accepted_attempt,
     make_attempt_in,
-    make_blob,
     make_checkpoint,
     make_closed_round,
     make_experiment,
@@ -24,7 +25,6 @@ from training.transitions import TransitionLost
 pytestmark = pytest.mark.django_db
 
 State = Round.State
-BATCH = 4_096
 
 
 def make_target_round(*, target: int = 10 * BATCH, minimum: int = 2 * BATCH, **fields: Any) -> Round:
@@ -35,11 +35,6 @@ def make_target_round(*, target: int = 10 * BATCH, minimum: int = 2 * BATCH, **f
 def add(round_: Round, state: str, *, tokens: int) -> Attempt:
     job = make_job(round_=round_, token_budget=tokens)
     return make_accepted_attempt(job=job) if state == Attempt.State.ACCEPTED else make_attempt_in(state, job=job)
-
-
-def finish_merge(round_: Round, now: datetime) -> Checkpoint:
-    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
-    return rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
 
 
 # Opening

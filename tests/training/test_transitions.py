@@ -10,6 +10,7 @@ import pytest
 from ml.delta_file import DeltaFacts
 from ml.protocol import Reason
 from tests.training.make import (
+    finish_merge,
     make_attempt_in,
     make_blob,
     make_experiment,
@@ -95,8 +96,7 @@ def accept_too_late(attempt: Attempt, now: datetime) -> None:
 def merge(attempt: Attempt, now: datetime) -> None:
     round_ = attempt.job.round
     rounds.begin_merge(round_=round_, now=now)
-    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
-    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
+    finish_merge(round_, now)
 
 
 def retire(attempt: Attempt, now: datetime) -> None:
@@ -189,11 +189,6 @@ def test_a_second_claim_is_told_that_the_attempt_runs(now: datetime) -> None:
 
 def begin_merge(round_: Round, now: datetime) -> None:
     rounds.begin_merge(round_=round_, now=now)
-
-
-def finish_merge(round_: Round, now: datetime) -> None:
-    blobs = {name: make_blob() for name in ("model", "outer_state", "step", "manifest")}
-    rounds.finish_merge(round_=round_, kept={}, now=now, **blobs)
 
 
 def reopen(round_: Round, now: datetime) -> None:

@@ -45,7 +45,7 @@ class Llama:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         lines = iter(self._process.stdout.readline, "")
-        self._address = next(line.strip() for line in lines if line.startswith("http"))
+        self.address = next(line.strip() for line in lines if line.startswith("http"))
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +54,11 @@ class Llama:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdout is not None
-        self._process.kill()
+        self.kill()
         self._process.stdout.close()
+
+    def kill(self) -> None:
+        self._process.kill()
         self._process.wait()
 
     def tokenize(self, text: str) -> list[int]:
@@ -84,7 +87,7 @@ class Llama:
 
     def _post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         body = json.dumps(request).encode()
-        call = urllib.request.Request(self._address + path, body, {"Content-Type": "application/json"})
+        call = urllib.request.Request(self.address + path, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(call, timeout=60) as answer:
             return dict(json.load(answer))
 
