@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup demo test check bench bench-training bench-convergence
+.PHONY: help setup demo test check bench bench-training bench-convergence bench-serving
 
 help:
 	@echo "make demo   train a small model with two volunteers on this machine, then spend the credits"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench  measure what docs/experiments.md states"
 	@echo "make bench-training   the same of the learner's pipeline; ARGS=\"--corpus DIR\" on a corpus of your own"
 	@echo "make bench-convergence   low-communication training, simulated; ARGS=--quick in three minutes, all of it in hours"
+	@echo "make bench-serving   the completion service's figures beside other engines; ARGS=--quick only tries it"
 	@echo "make setup  only install, into .venv"
 
 setup:
@@ -38,3 +39,6 @@ bench-training: setup
 
 bench-convergence: setup
 	$(BIN)/python -m benchmarks.convergence $(ARGS)
+
+bench-serving: setup
+	$(BIN)/python -m benchmarks.serving $(ARGS)

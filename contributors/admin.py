@@ -93,12 +93,15 @@ class ContributorAdmin(ReadOnly, ModelAdmin):
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ReadOnly, ModelAdmin):
-    list_display = ("prefix", "name", "contributor", "scopes", "created_at", "last_used_at", "revoked_at")
-    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    list_display = (
+        "prefix", "name", "contributor", "scopes", "is_shared", "credit_cap", "cap_period", "created_at",
+        "last_used_at", "expires_at", "revoked_at",
+    )  # fmt: skip
+    list_filter = ("is_shared", ("revoked_at", admin.EmptyFieldListFilter), ("credit_cap", admin.EmptyFieldListFilter))
     list_select_related = ("contributor",)
-    search_fields = ("prefix", "contributor__nickname")
+    search_fields = ("prefix", "name", "contributor__nickname")
     ordering = ("-created_at",)
-    fields = (*list_display, "expires_at")
+    fields = (*list_display, "requests_per_minute", "tokens_per_minute", "line", "replaced_by")
     actions = ("revoke",)
 
     @admin.action(description="Revoke", permissions=["revoke"])

@@ -45,6 +45,16 @@ class HasScope(BasePermission):
         return isinstance(request.auth, ApiKey) and required in request.auth.scopes
 
 
+class IsNotShared(BasePermission):
+    """The API key is its owner's, not one that was lent: such a key sees nothing of its owner."""
+
+    message = "This API key is shared: it may complete, and nothing else."
+    code = "shared_key"
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        return isinstance(request.auth, ApiKey) and not request.auth.is_shared
+
+
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How the OpenAPI document describes ApiKeyAuthentication."""
 

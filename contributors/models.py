@@ -42,26 +42,68 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
 
 class ApiKey(models.Model):
-    """A secret that is shown once: only its prefix and its SHA-256 are stored."""
+    """A secret that is shown once: only its prefix and its SHA-256 are stored.
+
+    A shared key is lent to others: it completes at its owner's cost, up to its cap in each period, and does nothing
+    else. A key that replaces another has the same `line`: both spend under one cap and one rate while they overlap.
+    """
+
+    class CapPeriod(models.TextChoices):
+        NONE = "none", _("for good")
+        DAY = "day", _("a day")
+        WEEK = "week", _("a week")
+        MONTH = "month", _("a month")
 
     contributor = models.ForeignKey(Contributor, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=60)
     prefix = models.CharField(max_length=8, unique=True)
     secret_sha256 = models.CharField(max_length=64)
     scopes = models.JSONField(default=list)
+    is_shared = models.BooleanField(_("shared"), default=False)
+    credit_cap = models.PositiveBigIntegerField(
+        _("credit cap"), null=True, blank=True, help_text=_("Credits that the key may spend in a period.")
+    )
+    cap_period = models.CharField(
+        _("cap period"), max_length=6, choices=CapPeriod, default=CapPeriod.NONE, help_text=_("In UTC, from its start.")
+    )
+    requests_per_minute = models.PositiveIntegerField(_("requests per minute"), null=True, blank=True)
+    tokens_per_minute = models.PositiveIntegerField(_("tokens per minute"), null=True, blank=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    replaced_by = models.OneToOneField("self", on_delete=models.PROTECT, null=True, blank=True, related_name="replaced")
+    line = models.ForeignKey("self", on_delete=models.PROTECT, null=True, blank=True, related_name="successors")
+    """The first key of those that replaced each other; None in that one."""
 
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("API key")
         verbose_name_plural = _("API keys")
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(is_shared=False) | (Q(credit_cap__isnull=False) & ~Q(cap_period="none")),
+                name="shared_key_has_a_cap",
+            ),
+            models.CheckConstraint(
+                condition=Q(credit_cap__isnull=False) | Q(cap_period="none"), name="cap_period_has_a_cap"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prefix} ({self.name})"
+
+    @property
+    def root_id(self) -> int:
+        """The first key of the line, which names what its keys have in common: their spending and their rate."""
+        return self.line_id or self.pk
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the key may do less than its owner: it could shed its limits, if it might make and change keys."""
+        limits = (self.credit_cap, self.requests_per_minute, self.tokens_per_minute, self.expires_at)
+        return self.is_shared or any(limit is not None for limit in limits)
 
 
 class Device(models.Model):

@@ -20,7 +20,9 @@ class BodyTooLarge(APIException):
 
 
 class BoundedJSONParser(JSONParser):
-    """JSON of at most MAX_JSON_BYTES, whatever the headers say; REST framework's own parser reads without end."""
+    """JSON of at most `max_bytes`, whatever the headers say; REST framework's own parser reads without end."""
+
+    max_bytes = MAX_JSON_BYTES
 
     def parse(
         self,
@@ -28,8 +30,8 @@ class BoundedJSONParser(JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        body = stream.read(MAX_JSON_BYTES + 1)
-        if len(body) > MAX_JSON_BYTES:
+        body = stream.read(self.max_bytes + 1)
+        if len(body) > self.max_bytes:
             raise BodyTooLarge
         try:
             return super().parse(io.BytesIO(body), media_type, dict(parser_context or {}))

@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework_dataclasses.serializers import DataclassSerializer
 
+from contributors.api_keys import MAX_OVERLAP
 from contributors.models import ApiKey, Contributor, Device, Posting, Scope
 from ml.protocol import DeviceAccount
 
@@ -51,7 +52,10 @@ class LedgerEntry(serializers.ModelSerializer[Posting]):
     )
     created_at = serializers.DateTimeField(source="txn.created_at")
     release_at = serializers.DateTimeField(
-        source="txn.escrow_line.release_at", default=None, help_text="When an earning leaves escrow."
+        source="txn.escrow_line.release_at",
+        default=None,
+        allow_null=True,
+        help_text="When an earning leaves escrow.",
     )
 
     class Meta:
@@ -67,20 +71,54 @@ class DeviceSchema(serializers.ModelSerializer[Device]):
         fields = ("device_id", "name", "hardware", "state", "idle_reason", "created_at", "last_seen_at")
 
 
-class KeyRequest(serializers.Serializer[Any]):
+class KeyLimits(serializers.Serializer[Any]):
+    is_shared = serializers.BooleanField(
+        required=False, help_text="To be lent: completes at your cost up to its cap, and can do nothing else."
+    )
+    credit_cap = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Credits that it may spend."
+    )
+    cap_period = serializers.ChoiceField(
+        choices=ApiKey.CapPeriod.choices, required=False, help_text="In UTC, from its start; none: for good."
+    )
+    requests_per_minute = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**31 - 1, help_text="null: the coordinator's default."
+    )
+    tokens_per_minute = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**31 - 1, help_text="null: the coordinator's default."
+    )
+    expires_at = serializers.DateTimeField(required=False, allow_null=True)
+
+
+class KeyRequest(KeyLimits):
     name = serializers.CharField(max_length=60)
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), min_length=1, max_length=8)
 
 
+class RotationRequest(serializers.Serializer[Any]):
+    overlap_seconds = serializers.IntegerField(
+        default=0,
+        min_value=0,
+        max_value=int(MAX_OVERLAP.total_seconds()),
+        help_text="How long the key goes on beside its successor; both spend under one cap and one rate.",
+    )
+
+
 class KeySchema(serializers.ModelSerializer[ApiKey]):
+    replaced_by = serializers.SlugRelatedField[ApiKey](
+        slug_field="prefix", read_only=True, allow_null=True, help_text="Prefix of the key's successor."
+    )
+
     class Meta:
         model = ApiKey
-        fields = ("prefix", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
+        fields = (
+            "prefix", "name", "scopes", "is_shared", "credit_cap", "cap_period", "requests_per_minute",
+            "tokens_per_minute", "created_at", "expires_at", "revoked_at", "last_used_at", "replaced_by",
+        )  # fmt: skip
 
 
-class CreatedKey(serializers.ModelSerializer[ApiKey]):
+class CreatedKey(KeySchema):
     api_key = serializers.CharField(help_text="Shown this once.")
 
-    class Meta:
-        model = ApiKey
-        fields = (*KeySchema.Meta.fields, "api_key")
+    class Meta(KeySchema.Meta):
+        fields = (*KeySchema.Meta.fields, "api_key")  # type: ignore[assignment]

@@ -12,4 +12,5 @@ urlpatterns = [
     path("me/devices", api.MyDevicesView.as_view(), name="my-devices"),
     path("me/keys", api.KeysView.as_view(), name="my-keys"),
     path("me/keys/<str:prefix>", api.KeyView.as_view(), name="my-key"),
+    path("me/keys/<str:prefix>/rotate", api.RotationView.as_view(), name="rotate-my-key"),
 ]

@@ -63,6 +63,18 @@ UNFOLD: dict[str, Any] = {
                 ],
             },
             {
+                "title": _("Serving"),
+                "items": [
+                    {
+                        "title": _("Engines"),
+                        "icon": "memory",
+                        "link": reverse_lazy("engines"),
+                        "permission": lambda request: request.user.has_perm("inference.view_completion"),
+                    },
+                    _item(_("Completions"), "chat", "inference_completion"),
+                ],
+            },
+            {
                 "title": _("People"),
                 "items": [
                     _item(_("Contributors"), "group", "contributors_contributor"),
@@ -77,7 +89,6 @@ UNFOLD: dict[str, Any] = {
                     _item(_("Accounts"), "account_balance", "contributors_account"),
                     _item(_("Holds"), "lock", "contributors_hold"),
                     _item(_("Escrow"), "hourglass", "contributors_escrowline"),
-                    _item(_("Completions"), "chat", "inference_completion"),
                 ],
             },
             {

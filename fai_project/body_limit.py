@@ -13,15 +13,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-TOO_LARGE = json.dumps(
-    {
-        "type": "about:blank",
-        "title": "Content Too Large",
-        "status": 413,
-        "code": "body_too_large",
-        "detail": f"A request body may have at most {MAX_BODY_BYTES} bytes and must announce its length.",
-    }
-).encode()
+SENTENCE = f"A request body may have at most {MAX_BODY_BYTES} bytes and must announce its length."
+PROBLEM = {
+    "type": "about:blank",
+    "title": "Content Too Large",
+    "status": 413,
+    "code": "body_too_large",
+    "detail": SENTENCE,
+}
 
 
 def limit_bodies(app: App) -> App:
@@ -32,18 +31,22 @@ def limit_bodies(app: App) -> App:
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _is_too_large(dict(scope["headers"])):
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 413,
-                    "headers": [(b"content-type", b"application/problem+json"), (b"connection", b"close")],
-                }
-            )
-            await send({"type": "http.response.body", "body": TOO_LARGE})
+            content_type, body = _refusal(scope["path"])
+            headers = [(b"content-type", content_type), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 413, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
             return
         await app(scope, receive, send)
 
     return guarded
+
+
+def _refusal(path: str) -> tuple[bytes, bytes]:
+    """Content type and body, in the form that this part of the site speaks."""
+    if path.startswith("/v1/"):
+        error = {"message": SENTENCE, "type": "invalid_request_error", "param": None, "code": "request_too_large"}
+        return b"application/json", json.dumps({"error": error}).encode()
+    return b"application/problem+json", json.dumps(PROBLEM).encode()
 
 
 def _is_too_large(headers: dict[bytes, bytes]) -> bool:

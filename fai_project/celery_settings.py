@@ -30,6 +30,7 @@ task_routes = {
     "training.tasks.reap": {"queue": "control"},
     "training.tasks.sweep": {"queue": "data"},
     "inference.tasks.reap": {"queue": "control"},
+    "inference.tasks.sweep": {"queue": "control"},
     "training.tasks.prepare": {"queue": "data"},
     "training.tasks.validate": {"queue": "data"},
     "training.tasks.merge": {"queue": "merge"},
@@ -48,5 +49,6 @@ beat_schedule = {
     for name in ("dispatch", "reap")
 } | {
     "sweep": {"task": "training.tasks.sweep", "schedule": 3_600.0, "options": {"expires": 3_600.0}},
-    "reap completions": {"task": "inference.tasks.reap", "schedule": 30.0, "options": {"expires": 30.0}},
+    "reap completions": {"task": "inference.tasks.reap", "schedule": 10.0, "options": {"expires": 10.0}},
+    "sweep answers": {"task": "inference.tasks.sweep", "schedule": 600.0, "options": {"expires": 600.0}},
 }

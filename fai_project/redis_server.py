@@ -125,6 +125,10 @@ class RedisServer:
         return f"redis://{HOST}:{self.port}/0"
 
     @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a server process needs in its environment to use this Redis."""
         return {"FAI_REDIS_URL": self.url, "FAI_REDIS_ACL_URL": self.acl_url, "FAI_REDIS_PUBLIC_URL": self.public_url}

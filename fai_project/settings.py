@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
 from fai_project import admin_settings
+from fai_project.log_settings import logging_settings
 from ml.protocol import UPLOAD_CHUNK_BYTES
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -19,6 +20,14 @@ def _flag(name: str, *, default: bool) -> bool:
     if value not in {"true", "false", "1", "0"}:
         raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
     return value in {"true", "1"}
+
+
+def _one_of(name: str, values: tuple[str, ...]) -> str:
+    """What the variable says, the first of the values where it is not set."""
+    value = os.environ.get(name, values[0])
+    if value not in values:
+        raise ImproperlyConfigured(f"{name} must be {' or '.join(values)}, not {value!r}.")
+    return value
 
 
 def _secret_key(state_dir: Path) -> str:
@@ -62,6 +71,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "inference.tracing.trace_requests",
     "django.middleware.security.SecurityMiddleware",
     "fai_project.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -173,18 +183,22 @@ OFFER_SECONDS = int(os.environ.get("FAI_OFFER_SECONDS", "90"))
 HEARTBEAT_SECONDS = int(os.environ.get("FAI_HEARTBEAT_SECONDS", "30"))
 LEASE_SECONDS = int(os.environ.get("FAI_LEASE_SECONDS", "150"))
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": "INFO"},
-    # Its own handlers write to the console only while DEBUG is on.
-    "loggers": {
-        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
-        "httpx": {"level": "WARNING"},
-    },
-}
+REQUESTS_PER_MINUTE = int(os.environ.get("FAI_REQUESTS_PER_MINUTE", "3000"))
+TOKENS_PER_MINUTE = int(os.environ.get("FAI_TOKENS_PER_MINUTE", "2000000"))
+"""Of one API key that has no limits of its own, in completions; 0: no limit."""
+OWNER_REQUESTS_PER_MINUTE = int(os.environ.get("FAI_OWNER_REQUESTS_PER_MINUTE", "6000"))
+OWNER_TOKENS_PER_MINUTE = int(os.environ.get("FAI_OWNER_TOKENS_PER_MINUTE", "4000000"))
+"""Of all keys of one contributor together; 0: no limit."""
+
+UPSTREAM_API_KEY = os.environ.get("FAI_UPSTREAM_API_KEY", "")
+"""What an external engine's server asks for."""
+METRICS_TOKEN = os.environ.get("FAI_METRICS_TOKEN", "")
+"""Who may read /metrics; empty: there is no such page."""
+METRICS_DIR = os.environ.get("FAI_METRICS_DIR", "")
+"""Where the web processes of one server keep what they count, so that any of them can tell it for all."""
+
+LOG_PROMPTS = _flag("FAI_LOG_PROMPTS", default=False)
+LOGGING = logging_settings(_one_of("FAI_LOG_FORMAT", ("line", "json")))
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -202,6 +216,10 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Join, train, earn, and complete. Volunteers use /api/v1, any OpenAI client uses /v1.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "contributors.problem_schemas.document_problems",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "ExperimentState": "training.models.Experiment.State",
         "RoundState": "training.models.Round.State",

@@ -8,6 +8,9 @@ from drf_spectacular.views import SpectacularAPIView
 import contributors.urls
 import training.urls
 from fai_project.health import health
+from inference.engine_admin import show_engines
+from inference.metrics_page import show_metrics
+from inference.pages import show_playground
 from training import pages
 
 handler404 = "fai_project.failures.not_found"
@@ -15,6 +18,7 @@ handler500 = "fai_project.failures.server_error"
 
 urlpatterns = [
     path("health", health, name="health"),
+    path("metrics", show_metrics, name="metrics"),
     path("api/v1/", include((contributors.urls.urlpatterns + training.urls.urlpatterns, "api"))),
     path("v1/", include("inference.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
@@ -23,7 +27,9 @@ urlpatterns = [
         path("", pages.experiments, name="experiments"),
         path("experiments/<slug:slug>/", pages.experiment, name="experiment"),
         path("contributors/", pages.contributors, name="contributors"),
+        path("playground/", show_playground, name="playground"),
         path("join/", pages.join, name="join"),
+        path("admin/engines/", admin.site.admin_view(show_engines), name="engines"),
         path("admin/", admin.site.urls),
         prefix_default_language=False,
     ),

@@ -1,4 +1,4 @@
-"""Completions as an operator sees them: who asked which model, what it cost, how it ended. Never their text."""
+"""Completions as an operator sees them: who asked which model, what it cost, how it ended. Never a person's text."""
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -7,7 +7,7 @@ from unfold.admin import ModelAdmin
 
 from contributors.admin import ReadOnly
 from inference import billing
-from inference.models import Completion
+from inference.models import Completion, IdempotentRequest
 
 
 @admin.register(Completion)
@@ -15,6 +15,7 @@ class CompletionAdmin(ReadOnly, ModelAdmin):
     list_display = (
         "request_id",
         "contributor",
+        "api_key",
         "checkpoint",
         "state",
         "prompt_tokens",
@@ -22,6 +23,7 @@ class CompletionAdmin(ReadOnly, ModelAdmin):
         "credits",
         "created_at",
         "finished_at",
+        "lease_expires_at",
     )
     list_filter = ("state", "checkpoint__experiment")
     search_fields = ("request_id", "api_key__prefix", "api_key__contributor__nickname")
@@ -39,3 +41,14 @@ class CompletionAdmin(ReadOnly, ModelAdmin):
     @admin.display(description="credits paid", ordering="hold__captured_amount")
     def credits(self, completion: Completion) -> int:
         return billing.credits_paid(completion)
+
+
+@admin.register(IdempotentRequest)
+class IdempotentRequestAdmin(ReadOnly, ModelAdmin):
+    """That an answer is kept, and until when; not what it says."""
+
+    list_display = ("key", "line", "completion", "content_type", "expires_at")
+    list_select_related = ("line", "completion")
+    search_fields = ("key", "completion__request_id", "line__prefix")
+    ordering = ("-pk",)
+    fields = list_display

@@ -1,136 +1,161 @@
 """OpenAI's API under /v1/: each view translates, asks one domain module, and translates back."""
 
-import functools
 import json
-import time
-import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
-from django.db import OperationalError
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils import timezone
-from django.views.decorators.csrf import csrf_exempt
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
 
-from contributors import api_keys
-from contributors.models import ApiKey, Scope
-from inference import catalogue, completions, database, errors, parameters
+from inference import (
+    account,
+    cancellation,
+    catalogue,
+    completions,
+    database,
+    errors,
+    idempotency,
+    parameters,
+    schemas,
+    sse,
+)
+from inference.bills import Bill
 from inference.completions import Session
+from inference.endpoint import READ, WRITE, Endpoint, api_key_of, json_object
 from inference.errors import ApiError
+from inference.idempotency import Claim
+from inference.limits import Allowance
 from inference.parameters import Parameters
 from inference.provider import EngineGone
 from inference.shapes import ChatShape, Shape, TextShape, model_json
 from inference.streams import EventStream
 from training.models import Checkpoint
 
-View = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
+JSON = "application/json"
+Reader = Callable[[dict[str, Any]], Parameters]
 
 
-def endpoint(*methods: str) -> Callable[[View], View]:
-    """A view that answers errors with OpenAI's bodies, and every request with OpenAI's headers."""
+class ModelsView(Endpoint):
+    http_method_names = READ
 
-    def decorate(handler: View) -> View:
-        @csrf_exempt
-        @functools.wraps(handler)
-        async def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            started_at = time.monotonic()
-            response: HttpResponseBase
-            try:
-                if methods and request.method not in methods:
-                    raise _wrong_method(request, methods)
-                response = await handler(request, *args, **kwargs)
-            except ApiError as error:
-                response = error.response()
-            except OperationalError:
-                response = errors.unavailable("The database is away at the moment: try again later.").response()
-            response.headers["x-request-id"] = f"req_{uuid.uuid4().hex}"
-            response.headers["openai-processing-ms"] = str(int(1_000 * (time.monotonic() - started_at)))
-            return response
-
-        return view
-
-    return decorate
+    @extend_schema(operation_id="list_models", tags=["models"], **schemas.MODELS)
+    async def get(self, request: Request) -> HttpResponseBase:
+        """The models that can be asked, the newest first."""
+        checkpoints = await database.call(lambda: list(catalogue.served()))
+        return JsonResponse({"object": "list", "data": [model_json(checkpoint) for checkpoint in checkpoints]})
 
 
-@endpoint("GET")
-async def models(request: HttpRequest) -> JsonResponse:
-    await _authenticate(request)
-    checkpoints = await database.call(lambda: list(catalogue.served()))
-    return JsonResponse({"object": "list", "data": [model_json(checkpoint) for checkpoint in checkpoints]})
+class ModelView(Endpoint):
+    http_method_names = READ
+
+    @extend_schema(operation_id="retrieve_model", tags=["models"], **schemas.MODEL)
+    async def get(self, request: Request, name: str) -> HttpResponseBase:
+        """One model."""
+        return JsonResponse(model_json(await database.call(_find_model, name), name=name))
 
 
-@endpoint("GET")
-async def model(request: HttpRequest, name: str) -> JsonResponse:
-    await _authenticate(request)
-    return JsonResponse(model_json(await database.call(_find_model, name)))
+class KeyView(Endpoint):
+    http_method_names = READ
+
+    @extend_schema(operation_id="retrieve_key", tags=["account"], **schemas.KEY)
+    async def get(self, request: Request) -> HttpResponseBase:
+        """The calling key: its limits, and what it has spent in the period of its cap."""
+        data = await database.call(account.describe_key, api_key_of(request), now=timezone.now())
+        return JsonResponse({"data": data})
 
 
-@endpoint("POST")
-async def text_completions(request: HttpRequest) -> HttpResponseBase:
-    return await _complete(request, read=parameters.read_completion, shape=TextShape())
+class CreditsView(Endpoint):
+    http_method_names = READ
+
+    @extend_schema(operation_id="retrieve_credits", tags=["account"], **schemas.CREDITS)
+    async def get(self, request: Request) -> HttpResponseBase:
+        """The credits behind the calling key."""
+        data = await database.call(account.describe_credits, api_key_of(request), now=timezone.now())
+        return JsonResponse({"data": data})
 
 
-@endpoint("POST")
-async def chat_completions(request: HttpRequest) -> HttpResponseBase:
-    return await _complete(request, read=parameters.read_chat, shape=ChatShape())
+class CompletionEndpoint(Endpoint):
+    """A completion, whatever the shape in which it is asked for and sent."""
+
+    http_method_names = WRITE
+
+    async def complete(self, request: Request, *, read: Reader, shape: Shape) -> HttpResponseBase:
+        api_key = api_key_of(request)
+        self.allowance = Allowance.of(api_key)
+        await self.allowance.take_request()
+        body = json_object(request)
+        given = read(body)
+        claim = _read_claim(request, body, is_stream=given.is_stream)
+        if claim is not None and (kept := await _find_kept(claim, request)) is not None:
+            return kept
+        order = await database.call(completions.prepare, given)
+        cancellation.check()
+        session = await Session.open(order, bill=Bill(api_key, allowance=self.allowance, claim=claim))
+        if given.is_stream:
+            return EventStream(session, shape, includes_usage=given.includes_usage)
+        return await _answer_whole(session, shape)
 
 
-@endpoint()
-async def unknown(request: HttpRequest, path: str) -> HttpResponseBase:
-    raise ApiError(404, "unknown_url", f"Unknown request URL: {request.method} {request.path}.")
+class TextCompletionsView(CompletionEndpoint):
+    @extend_schema(operation_id="create_completion", tags=["completions"], **schemas.TEXT_COMPLETION)
+    async def post(self, request: Request) -> HttpResponseBase:
+        """Continue prompts."""
+        return await self.complete(request, read=parameters.read_completion, shape=TextShape())
 
 
-async def _complete(
-    request: HttpRequest, *, read: Callable[[dict[str, Any]], Parameters], shape: Shape
-) -> HttpResponseBase:
-    api_key = await _authenticate(request)
-    given = read(_read_json(request))
-    order = await database.call(completions.prepare, given)
-    session = await Session.open(order, api_key=api_key)
-    if given.is_stream:
-        return EventStream(session, shape, includes_usage=given.includes_usage)
+class ChatCompletionsView(CompletionEndpoint):
+    @extend_schema(operation_id="create_chat_completion", tags=["completions"], **schemas.CHAT_COMPLETION)
+    async def post(self, request: Request) -> HttpResponseBase:
+        """Answer the last message of a chat."""
+        return await self.complete(request, read=parameters.read_chat, shape=ChatShape())
+
+
+class UnknownView(Endpoint):
+    """Every other address: a client reads JSON there too."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        raise Http404
+
+
+async def _answer_whole(session: Session, shape: Shape) -> HttpResponseBase:
     try:
         answers = await session.answers()
+        whole = shape.whole(session.head, answers, session.usage)
+        data = json.dumps(whole, ensure_ascii=False).encode()
+        session.bill.note(data)
     except EngineGone as error:
         raise errors.unavailable(str(error)) from error
     finally:
         await session.close()
-    return JsonResponse(shape.whole(session.head, answers, session.usage), json_dumps_params={"ensure_ascii": False})
+    return HttpResponse(data, content_type=JSON)
 
 
-async def _authenticate(request: HttpRequest) -> ApiKey:
-    """The key that the request carries, which may spend.
-
-    Raises: ApiError, 401 or 403.
-    """
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
-        raise errors.invalid_key("You did not provide an API key: send it as 'Authorization: Bearer fai_sk_...'.")
+def _read_claim(request: Request, body: dict[str, Any], *, is_stream: bool) -> Claim | None:
+    """Raises: ApiError, 400."""
+    given = request.headers.get(errors.IDEMPOTENCY_HEADER)
+    if given is None:
+        return None
     try:
-        key = await database.call(api_keys.find, secret.strip(), now=timezone.now())
-    except api_keys.KeyInvalid as error:
-        raise errors.invalid_key(str(error)) from error
-    if Scope.COMPLETION not in key.scopes:
-        raise ApiError(403, "insufficient_permissions", "This API key lacks the scope 'completion'.")
-    return key
+        return idempotency.read(
+            given, path=request.path, body=body, content_type=sse.CONTENT_TYPE if is_stream else JSON
+        )
+    except idempotency.KeyInvalid as error:
+        raise errors.bad_parameter(errors.IDEMPOTENCY_HEADER, "invalid_idempotency_key", str(error)) from error
 
 
-def _read_json(request: HttpRequest) -> dict[str, Any]:
-    """Raises: ApiError, 400 or 413."""
+async def _find_kept(claim: Claim, request: Request) -> HttpResponseBase | None:
+    """Raises: ApiError, 409 or 422."""
     try:
-        body = json.loads(request.body, parse_constant=_refuse_constant)
-    except RequestDataTooBig as error:
-        raise ApiError(413, "request_too_large", "The request body is too large.") from error
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, None, f"We could not parse the JSON body of your request: {error}") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, None, "The JSON body of your request must be an object.")
-    return body
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        kept = await database.call(idempotency.find, claim, api_key=api_key_of(request), now=timezone.now())
+    except idempotency.KeyReused as error:
+        raise errors.key_reused(str(error)) from error
+    except idempotency.InProgress as error:
+        raise errors.in_progress(str(error)) from error
+    if kept is None:
+        return None
+    return HttpResponse(kept.body, content_type=kept.content_type, headers={"idempotency-replayed": "true"})
 
 
 def _find_model(name: str) -> Checkpoint:
@@ -139,12 +164,3 @@ def _find_model(name: str) -> Checkpoint:
         return catalogue.find(name)
     except (catalogue.ModelNotFound, catalogue.ModelNotReady) as error:
         raise ApiError(404, "model_not_found", str(error), param="model") from error
-
-
-def _wrong_method(request: HttpRequest, methods: tuple[str, ...]) -> ApiError:
-    return ApiError(
-        405,
-        "method_not_supported",
-        f"Not allowed to {request.method} on {request.path}: use {' or '.join(methods)}.",
-        headers={"Allow": ", ".join(methods)},
-    )

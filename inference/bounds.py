@@ -14,15 +14,23 @@ class Bounds:
     most: float
     is_integer: bool = False
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Of the published document; null is as good as leaving it out."""
+        kind = "integer" if self.is_integer else "number"
+        return {"type": kind, "minimum": self.least, "maximum": self.most, "nullable": True}
+
 
 def read_number(value: Any, name: str, bounds: Bounds) -> float | int | None:
-    """The number, or None for null.
+    """The number, or None for null; JSON knows no difference between 1 and 1.0.
 
     Raises: ApiError.
     """
     if value is None:
         return None
     kind = "integer" if bounds.is_integer else "decimal"
+    if bounds.is_integer and type(value) is float and value.is_integer():
+        value = int(value)
     allowed: tuple[type, ...] = (int,) if bounds.is_integer else (int, float)
     if type(value) not in allowed:
         expected = "an integer" if bounds.is_integer else "a number"

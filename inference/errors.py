@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from django.http import JsonResponse
 
 INVALID_REQUEST = "invalid_request_error"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 
 class ApiError(Exception):
@@ -58,5 +59,51 @@ def queue_full(*, retry_after_seconds: int) -> ApiError:
     )
 
 
-def unavailable(message: str) -> ApiError:
-    return ApiError(503, "service_unavailable", message, kind="server_error")
+def rate_limited(*, kind: str, limit: int, remaining: int, requested: int, retry_after_seconds: int) -> ApiError:
+    return ApiError(
+        429,
+        "rate_limit_exceeded",
+        f"Rate limit reached for {kind} per minute: limit {limit}, left {remaining}, requested {requested}. "
+        f"Try again in {retry_after_seconds} seconds.",
+        kind=kind,
+        headers={"Retry-After": str(retry_after_seconds)},
+    )
+
+
+def never_within_limit(*, requested: int, limit: int) -> ApiError:
+    return ApiError(
+        429,
+        "rate_limit_exceeded",
+        f"Request too large: it may take {requested} tokens, and {limit} tokens per minute are the limit. "
+        "Ask for fewer tokens or choices.",
+        kind="tokens",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def in_progress(message: str) -> ApiError:
+    return ApiError(
+        409, "idempotency_key_in_use", message, param=IDEMPOTENCY_HEADER,
+        headers={"Retry-After": "1", "x-should-retry": "true"},
+    )  # fmt: skip
+
+
+def key_reused(message: str) -> ApiError:
+    return ApiError(422, "idempotency_key_reused", message, param=IDEMPOTENCY_HEADER)
+
+
+def unknown_url(method: str, path: str) -> ApiError:
+    return ApiError(404, "unknown_url", f"Unknown request URL: {method} {path}.")
+
+
+def wrong_method(method: str, path: str) -> ApiError:
+    return ApiError(405, "method_not_supported", f"Not allowed to {method} on {path}.")
+
+
+def too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, "request_too_large", f"A request body may have at most {max_bytes} bytes.")
+
+
+def unavailable(message: str, *, retry_after_seconds: int | None = None) -> ApiError:
+    headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
+    return ApiError(503, "service_unavailable", message, kind="server_error", headers=headers)

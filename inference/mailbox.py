@@ -1,14 +1,15 @@
 """An engine's side of Redis: requests in, events out, cancellations seen, in one round trip per step."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from inference import wire
+from inference.status import EngineStatus
 from inference.wire import Event, GenerationRequest
 
 
@@ -41,7 +42,7 @@ class Mailbox:
         pipeline = self._redis.pipeline(transaction=False)
         for request_id, of_request in events.items():
             key = wire.stream_key(request_id)
-            pipeline.xadd(key, {wire.EVENT_FIELD: wire.encode_events(list(of_request))})
+            pipeline.xadd(key, {wire.EVENT_FIELD: wire.encode_events(wire.merge(of_request))})
             pipeline.expire(key, wire.STREAM_SECONDS)
         for request_id in running:
             pipeline.smembers(wire.cancel_key(request_id))
@@ -59,15 +60,37 @@ class Mailbox:
             },
         )
 
+    def has_cancelled(self, running: Sequence[str]) -> bool:
+        """Whether there is a cancellation among `running`, for much less than an exchange costs."""
+        return bool(running) and bool(self._redis.exists(*map(wire.cancel_key, running)))
+
     def wait(self, *, models: Sequence[str], seconds: float) -> list[GenerationRequest]:
         """The next request for one of the models, or none when `seconds` are over."""
         popped = self._redis.brpop([wire.queue_key(model) for model in models], timeout=seconds)
         return [GenerationRequest.decode(popped[1])] if popped else []
 
-    def beat(self, *, models: Sequence[str]) -> None:
-        """Say that the engine lives and which models it serves."""
+    def give_back(self, requests: Sequence[GenerationRequest]) -> None:
+        """Requests that were taken and not begun are the next ones to be taken, by another engine."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(wire.alive_key(self._engine_id), json.dumps(sorted(models)), ex=wire.ALIVE_SECONDS)
+        for request in requests:
+            pipeline.rpush(wire.queue_key(request.model), request.encode())
+        pipeline.execute()
+
+    def wanted(self, *, since: float) -> list[str]:
+        """Older checkpoints that were asked for after `since`, seconds since 1970, the last asked for first."""
+        names: Any = self._redis.zrevrangebyscore(wire.WANTED_KEY, "+inf", since)
+        return [name.decode() for name in names]
+
+    def num_queued(self, model: str) -> int:
+        return int(self._redis.llen(wire.queue_key(model)))
+
+    def ping(self) -> None:
+        self._redis.ping()
+
+    def beat(self, status: EngineStatus) -> None:
+        """Say that the engine lives, and how it does."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(wire.alive_key(self._engine_id), status.encode(), ex=wire.ALIVE_SECONDS)
         pipeline.sadd(wire.ENGINES_KEY, self._engine_id)
         pipeline.execute()
 

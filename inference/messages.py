@@ -27,9 +27,11 @@ def read_messages(value: Any) -> tuple[Message, ...]:
     if len(value) > MAX_MESSAGES:
         raise bad_parameter("messages", "array_above_max_length", f"At most {MAX_MESSAGES} messages.")
     messages = tuple(_read_message(message, f"messages[{index}]") for index, message in enumerate(value))
-    if messages[-1].role != "user":
+    if messages[-1].role == "assistant":
         raise bad_parameter(
-            f"messages[{len(messages) - 1}].role", "invalid_value", "The last message must be the user's question."
+            f"messages[{len(messages) - 1}].role",
+            "invalid_value",
+            "The last message must be a question, not an answer.",
         )
     return messages
 
@@ -62,4 +64,6 @@ def _read_content(value: Any, where: str) -> str:
 def _read_part(value: Any, where: str) -> str:
     if not isinstance(value, dict) or value.get("type") != "text" or not isinstance(value.get("text"), str):
         raise bad_parameter(where, "invalid_value", f"Invalid '{where}': only parts of type 'text' are supported.")
+    for name in value.keys() - {"type", "text"}:
+        raise bad_parameter(f"{where}.{name}", "unsupported_parameter", f"'{where}.{name}' is not supported.")
     return str(value["text"])

@@ -1,5 +1,6 @@
 """Request bodies of /v1, read strictly: what is not supported is refused by name, never ignored."""
 
+import re
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -7,63 +8,23 @@ from typing import Any
 
 from inference.bounds import Bounds, read_bool, read_number
 from inference.errors import ApiError, bad_parameter
+from inference.fields import (
+    BIAS,
+    CHAT_FIELDS,
+    CHAT_NUMBERS,
+    COMPLETION_FIELDS,
+    COMPLETION_NUMBERS,
+    DEFAULT_COMPLETION_TOKENS,
+    MAX_BIASES,
+    MAX_CHOICES,
+    MAX_PROMPTS,
+    MAX_STOPS,
+    UNSUPPORTED_FIELDS,
+)
 from inference.messages import Message, read_messages
 
-MAX_STOPS = 4
-MAX_CHOICES = 128
-"""Prompts times n, of one request."""
-MAX_PROMPTS = 128
-DEFAULT_COMPLETION_TOKENS = 16
-
-_NUMBERS: dict[str, Bounds] = {
-    "temperature": Bounds(least=0, most=2),
-    "top_p": Bounds(least=0, most=1),
-    "min_p": Bounds(least=0, most=1),
-    "repetition_penalty": Bounds(least=0.01, most=10),
-    "n": Bounds(least=1, most=MAX_CHOICES, is_integer=True),
-    "seed": Bounds(least=-(2**63), most=2**63 - 1, is_integer=True),
-    "top_k": Bounds(least=-1, most=10_000_000, is_integer=True),
-    "max_tokens": Bounds(least=1, most=10_000_000, is_integer=True),
-    "max_completion_tokens": Bounds(least=1, most=10_000_000, is_integer=True),
-}
-_SHARED = {
-    "model", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "n", "seed", "stop", "stream",
-    "stream_options", "max_tokens", "user",
-}  # fmt: skip
-COMPLETION_FIELDS = frozenset(_SHARED | {"prompt"})
-CHAT_FIELDS = frozenset(_SHARED | {"messages", "max_completion_tokens"})
-
-UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "suffix": ("",),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "store": (False,),
-    "metadata": ({},),
-    "service_tier": ("auto", "default"),
-    "top_logprobs": (),
-    "audio": (),
-    "moderation": (),
-    "parallel_tool_calls": (True, False),
-    "prediction": (),
-    "prompt_cache_key": (),
-    "prompt_cache_options": (),
-    "prompt_cache_retention": (),
-    "reasoning_effort": ("none",),
-    "safety_identifier": (),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""OpenAI's fields that are not supported, each with the values that ask for nothing; null always does."""
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
+Prompts = tuple[str | tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,20 +32,29 @@ class Parameters:
     """A valid request, apart from what only the model can tell: its tokens and its context."""
 
     model: str
-    prompts: tuple[str | tuple[int, ...], ...]
+    prompts: Prompts
     """Of POST completions; text or tokens."""
     messages: tuple[Message, ...]
     """Of POST chat/completions."""
     max_tokens: int | None
     """None: whatever the context leaves."""
     n: int
+    best_of: int
+    """Candidates for each prompt, of which the n best are answered."""
     temperature: float
     top_p: float
     top_k: int | None
     min_p: float
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
     seed: int
     stop: tuple[str, ...]
+    num_logprobs: int | None
+    """How many of the likeliest tokens are told beside each one; None: no log-probabilities at all."""
+    is_echo: bool
+    """Whether the answer begins with the prompt."""
     is_stream: bool
     includes_usage: bool
 
@@ -92,36 +62,80 @@ class Parameters:
 def read_completion(body: Mapping[str, Any]) -> Parameters:
     """Raises: ApiError."""
     _refuse_unknown(body, COMPLETION_FIELDS)
+    reader = _Reader(body, COMPLETION_NUMBERS)
     prompts = _read_prompts(body.get("prompt"))
-    max_tokens = _integer(body, "max_tokens", DEFAULT_COMPLETION_TOKENS)
-    parameters = _read(body, prompts=prompts, messages=(), max_tokens=max_tokens)
-    if len(prompts) * parameters.n > MAX_CHOICES:
-        raise bad_parameter("n", "invalid_value", f"Prompts times 'n' may be at most {MAX_CHOICES}.")
-    return parameters
+    best_of = _read_best_of(reader)
+    if len(prompts) * best_of > MAX_CHOICES:
+        name = "n" if body.get("best_of") is None else "best_of"
+        raise bad_parameter(name, "invalid_value", f"Prompts times '{name}' may be at most {MAX_CHOICES}.")
+    return _read(
+        reader,
+        prompts=prompts,
+        messages=(),
+        max_tokens=reader.integer("max_tokens", DEFAULT_COMPLETION_TOKENS),
+        best_of=best_of,
+        num_logprobs=None if body.get("logprobs") is None else reader.integer("logprobs", 0),
+    )
 
 
 def read_chat(body: Mapping[str, Any]) -> Parameters:
     """Raises: ApiError."""
     _refuse_unknown(body, CHAT_FIELDS)
+    reader = _Reader(body, CHAT_NUMBERS)
     messages = read_messages(_required(body, "messages"))
-    limits = [_number(body, name) for name in ("max_completion_tokens", "max_tokens")]
+    limits = [reader.number(name) for name in ("max_completion_tokens", "max_tokens")]
     given = [int(limit) for limit in limits if limit is not None]
     if len(set(given)) > 1:
         raise bad_parameter(
             "max_tokens", "invalid_value", "'max_tokens' and 'max_completion_tokens' differ: give one of them."
         )
-    return _read(body, prompts=(), messages=messages, max_tokens=given[0] if given else None)
+    return _read(
+        reader,
+        prompts=(),
+        messages=messages,
+        max_tokens=given[0] if given else None,
+        best_of=reader.integer("n", 1),
+        num_logprobs=_read_chat_logprobs(reader),
+    )
+
+
+class _Reader:
+    """A body, and the bounds of its numbers."""
+
+    def __init__(self, body: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> None:
+        self.body = body
+        self._bounds = bounds
+
+    def number(self, name: str) -> float | int | None:
+        return read_number(self.body.get(name), name, self._bounds[name])
+
+    def integer(self, name: str, default: int) -> int:
+        value = self.number(name)
+        return default if value is None else int(value)
+
+    def decimal(self, name: str, default: float) -> float:
+        value = self.number(name)
+        return default if value is None else float(value)
+
+    def boolean(self, name: str) -> bool:
+        return read_bool(self.body.get(name), name)
 
 
 def _read(
-    body: Mapping[str, Any],
+    reader: _Reader,
     *,
-    prompts: tuple[str | tuple[int, ...], ...],
+    prompts: Prompts,
     messages: tuple[Message, ...],
     max_tokens: int | None,
+    best_of: int,
+    num_logprobs: int | None,
 ) -> Parameters:
-    is_stream = read_bool(body.get("stream"), "stream")
-    top_k = _integer(body, "top_k", 0)
+    body = reader.body
+    is_stream = reader.boolean("stream")
+    n = reader.integer("n", 1)
+    if is_stream and best_of > n:
+        raise bad_parameter("best_of", "invalid_value", "The best of several cannot be streamed: leave 'best_of' out.")
+    top_k = reader.integer("top_k", 0)
     if not isinstance(body.get("user", ""), str | None):
         raise bad_parameter("user", "invalid_type", "Invalid type for 'user': expected a string.")
     return Parameters(
@@ -129,14 +143,20 @@ def _read(
         prompts=prompts,
         messages=messages,
         max_tokens=max_tokens,
-        n=_integer(body, "n", 1),
-        temperature=_float(body, "temperature", 1.0),
-        top_p=_float(body, "top_p", 1.0),
+        n=n,
+        best_of=best_of,
+        temperature=reader.decimal("temperature", 1.0),
+        top_p=reader.decimal("top_p", 1.0),
         top_k=top_k if top_k > 0 else None,
-        min_p=_float(body, "min_p", 0.0),
-        repetition_penalty=_float(body, "repetition_penalty", 1.0),
-        seed=_integer(body, "seed", secrets.randbelow(2**63)),
+        min_p=reader.decimal("min_p", 0.0),
+        repetition_penalty=reader.decimal("repetition_penalty", 1.0),
+        frequency_penalty=reader.decimal("frequency_penalty", 0.0),
+        presence_penalty=reader.decimal("presence_penalty", 0.0),
+        logit_bias=_read_logit_bias(body.get("logit_bias")),
+        seed=reader.integer("seed", secrets.randbelow(2**63)),
         stop=_read_stop(body.get("stop")),
+        num_logprobs=num_logprobs,
+        is_echo=reader.boolean("echo"),
         is_stream=is_stream,
         includes_usage=_read_stream_options(body.get("stream_options"), is_stream=is_stream),
     )
@@ -171,18 +191,47 @@ def _read_model(body: Mapping[str, Any]) -> str:
     return model
 
 
-def _number(body: Mapping[str, Any], name: str) -> float | int | None:
-    return read_number(body.get(name), name, _NUMBERS[name])
+def _read_best_of(reader: _Reader) -> int:
+    n = reader.integer("n", 1)
+    best_of = reader.integer("best_of", n)
+    if best_of < n:
+        raise bad_parameter("best_of", "invalid_value", f"'best_of' ({best_of}) must be at least 'n' ({n}).")
+    return best_of
 
 
-def _integer(body: Mapping[str, Any], name: str, default: int) -> int:
-    value = _number(body, name)
-    return default if value is None else int(value)
+def _read_chat_logprobs(reader: _Reader) -> int | None:
+    num_top = reader.number("top_logprobs")
+    if reader.boolean("logprobs"):
+        return int(num_top or 0)
+    if num_top is not None:
+        raise bad_parameter("top_logprobs", "invalid_value", "'top_logprobs' is only allowed when 'logprobs' is true.")
+    return None
 
 
-def _float(body: Mapping[str, Any], name: str, default: float) -> float:
-    value = _number(body, name)
-    return default if value is None else float(value)
+def _read_logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Tokens and their biases; whether the model has such tokens is looked at later."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise bad_parameter("logit_bias", "invalid_type", "Invalid type for 'logit_bias': expected an object.")
+    if len(value) > MAX_BIASES:
+        raise bad_parameter("logit_bias", "object_above_max_properties", f"At most {MAX_BIASES} tokens can be biased.")
+    return tuple((_read_token(token), _read_bias(token, bias)) for token, bias in value.items())
+
+
+def _read_token(text: str) -> int:
+    if not _TOKEN_ID.fullmatch(text):
+        raise bad_parameter(
+            f"logit_bias.{text}", "invalid_value", f"Invalid key in 'logit_bias': {text!r} is no token ID."
+        )
+    return int(text)
+
+
+def _read_bias(token: str, value: Any) -> float:
+    bias = read_number(value, f"logit_bias.{token}", BIAS)
+    if bias is None:
+        raise bad_parameter(f"logit_bias.{token}", "invalid_type", "Invalid type for a bias: expected a number.")
+    return float(bias)
 
 
 def _read_stop(value: Any) -> tuple[str, ...]:
@@ -215,7 +264,7 @@ def _read_stream_options(value: Any, *, is_stream: bool) -> bool:
     return read_bool(value.get("include_usage"), "stream_options.include_usage")
 
 
-def _read_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
+def _read_prompts(value: Any) -> Prompts:
     """All four forms: a string, strings, a list of tokens, lists of tokens."""
     if value is None:
         return ("",)
@@ -235,4 +284,4 @@ def _read_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
 
 
 def _is_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)

@@ -1,6 +1,6 @@
 """Texts to tokens: prompts as they are, and chats by ml.chat_template.
 
-Instructions (roles system and developer) stand before the question that follows them.
+Instructions (roles system and developer) stand before the question that follows them; where none does, they are it.
 """
 
 import functools
@@ -72,7 +72,21 @@ def encode_chat(messages: Sequence[Message], *, sha256: str, block_size: int) ->
             instructions.clear()
         else:
             tokens += template.answer(message.text)
+    if instructions:
+        tokens += template.question("\n\n".join(instructions))
     return tokens + template.opening()
+
+
+def check_biases(logit_bias: Sequence[tuple[int, float]], *, sha256: str) -> None:
+    """Raises: ApiError where a biased token is none of the model's."""
+    vocab_size = load_tokenizer(sha256).get_vocab_size()
+    for token, _ in logit_bias:
+        if token >= vocab_size:
+            raise bad_parameter(
+                f"logit_bias.{token}",
+                "invalid_value",
+                f"Invalid key in 'logit_bias': tokens must lie between 0 and {vocab_size - 1}, not be {token}.",
+            )
 
 
 def stop_tokens(*, sha256: str, is_chat: bool) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from inference.choices import Piece
+from inference.token_scores import ScoredToken, chat_logprobs, text_logprobs
 from training.models import Checkpoint
 
 Json = dict[str, Any]
@@ -32,6 +33,7 @@ class Answer:
     index: int
     text: str
     finish_reason: str
+    logprobs: tuple[ScoredToken, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,26 +73,25 @@ class TextShape:
     """POST completions."""
 
     def whole(self, head: Head, answers: Sequence[Answer], usage: Usage) -> Json:
-        choices = [
-            {"index": answer.index, "text": answer.text, "logprobs": None, "finish_reason": answer.finish_reason}
-            for answer in answers
-        ]
+        choices = [self._choice(answer) for answer in answers]
         return {**head.to_json("text_completion"), "choices": choices, "usage": usage.to_json()}
 
     def opening(self, head: Head, num_choices: int) -> list[Json]:
         return []
 
     def chunk(self, head: Head, piece: Piece) -> Json:
-        choice = {
-            "index": piece.index,
-            "text": piece.text,
-            "logprobs": None,
-            "finish_reason": piece.finish_reason,
-        }
-        return {**head.to_json("text_completion"), "choices": [choice]}
+        return {**head.to_json("text_completion"), "choices": [self._choice(piece)]}
 
     def closing(self, head: Head, usage: Usage) -> Json:
         return {**head.to_json("text_completion"), "choices": [], "usage": usage.to_json()}
+
+    def _choice(self, part: Answer | Piece) -> Json:
+        return {
+            "index": part.index,
+            "text": part.text,
+            "logprobs": None if part.logprobs is None else text_logprobs(part.logprobs),
+            "finish_reason": part.finish_reason,
+        }
 
 
 class ChatShape:
@@ -101,7 +102,7 @@ class ChatShape:
             {
                 "index": answer.index,
                 "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": None if answer.logprobs is None else chat_logprobs(answer.logprobs),
                 "finish_reason": answer.finish_reason,
             }
             for answer in answers
@@ -113,22 +114,26 @@ class ChatShape:
         return [self._chunk(head, index, delta, None) for index in range(num_choices)]
 
     def chunk(self, head: Head, piece: Piece) -> Json:
-        return self._chunk(head, piece.index, {"content": piece.text} if piece.text else {}, piece.finish_reason)
+        delta = {"content": piece.text} if piece.text else {}
+        logprobs = None if piece.logprobs is None else chat_logprobs(piece.logprobs)
+        return self._chunk(head, piece.index, delta, piece.finish_reason, logprobs)
 
     def closing(self, head: Head, usage: Usage) -> Json:
         return {**head.to_json("chat.completion.chunk"), "choices": [], "usage": usage.to_json()}
 
-    def _chunk(self, head: Head, index: int, delta: Json, finish_reason: str | None) -> Json:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self, head: Head, index: int, delta: Json, finish_reason: str | None, logprobs: Json | None = None
+    ) -> Json:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return {**head.to_json("chat.completion.chunk"), "choices": [choice]}
 
 
-def model_json(checkpoint: Checkpoint) -> Json:
-    """OpenAI's model object for a checkpoint that `catalogue` serves."""
+def model_json(checkpoint: Checkpoint, *, name: str | None = None) -> Json:
+    """OpenAI's model object for a checkpoint that `catalogue` serves, under its experiment's slug or another name."""
     if checkpoint.published_at is None:
         raise ValueError(f"{checkpoint} is not published")
     return {
-        "id": checkpoint.experiment.slug,
+        "id": name or checkpoint.experiment.slug,
         "object": "model",
         "created": int(checkpoint.published_at.timestamp()),
         "owned_by": "fai",

@@ -2,18 +2,18 @@
 
 import asyncio
 import contextvars
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from django.http import StreamingHttpResponse
 
-from inference import cancellation
+from inference import cancellation, sse
 from inference.completions import Session
 from inference.errors import ApiError
+from inference.patience import Patience
 from inference.provider import EngineGone
-from inference.shapes import Json, Shape
+from inference.shapes import Shape
 
 START_SECONDS = 5.0
 """A stream that has not begun by then has lost its client."""
@@ -31,7 +31,7 @@ class EventStream(StreamingHttpResponse):
 
     def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:
         self._events = stream(session, shape, includes_usage=includes_usage)
-        super().__init__(self._events, content_type="text/event-stream; charset=utf-8")
+        super().__init__(self._events, content_type=sse.CONTENT_TYPE)
         # A context of its own: the request's may be over by then, and its thread for queries with it.
         asyncio.get_running_loop().call_later(
             START_SECONDS, _close_unless_begun, session, context=contextvars.Context()
@@ -53,18 +53,27 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
     try:
         cancellation.check()
         for chunk in shape.opening(session.head, session.num_choices):
-            yield _event({**chunk, **no_usage})
+            event = sse.event({**chunk, **no_usage})
+            yield event
+            session.bill.note(event)
         async with aclosing(session.pieces()) as pieces:
-            async for piece in pieces:
-                yield _event({**shape.chunk(session.head, piece), **no_usage})
-                session.note_sent(piece)
-                # Pieces that wait already come without a pause, in which the client's leaving could be noticed.
-                await asyncio.sleep(0)
+            with Patience() as patience:
+                async for piece in pieces:
+                    event = sse.event({**shape.chunk(session.head, piece), **no_usage})
+                    patience.begin()
+                    yield event
+                    patience.end()
+                    session.bill.note(event)
+                    session.note_sent(piece)
+                    # Pieces that wait already come without a pause, in which the client's leaving could be noticed.
+                    await asyncio.sleep(0)
+        ending = sse.event(shape.closing(session.head, session.usage)) if includes_usage else b""
+        session.bill.note(ending + sse.DONE)
         # The bill is settled before the client sees the end, which may then look at its balance.
         await session.close()
-        if includes_usage:
-            yield _event(shape.closing(session.head, session.usage))
-        yield b"data: [DONE]\n\n"
+        if ending:
+            yield ending
+        yield sse.DONE
     except EngineGone as error:
         yield _error(str(error))
     finally:
@@ -79,8 +88,4 @@ def _close_unless_begun(session: Session) -> None:
 
 
 def _error(message: str) -> bytes:
-    return _event(ApiError(500, "engine_failed", message, kind="server_error").body)
-
-
-def _event(data: Json) -> bytes:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return sse.event(ApiError(500, "engine_failed", message, kind="server_error").body)

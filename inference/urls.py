@@ -5,9 +5,11 @@ from django.urls import path, re_path
 from inference import api
 
 urlpatterns = [
-    path("models", api.models),
-    path("models/<str:name>", api.model),
-    path("completions", api.text_completions),
-    path("chat/completions", api.chat_completions),
-    re_path("^(?P<path>.*)$", api.unknown),
+    path("models", api.ModelsView.as_view()),
+    path("models/<str:name>", api.ModelView.as_view()),
+    path("key", api.KeyView.as_view()),
+    path("credits", api.CreditsView.as_view()),
+    path("completions", api.TextCompletionsView.as_view()),
+    path("chat/completions", api.ChatCompletionsView.as_view()),
+    re_path("^(?P<path>.*)$", api.UnknownView.as_view()),
 ]

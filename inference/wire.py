@@ -5,23 +5,37 @@
 | fai:engine:requests:{model}     | list of requests that no engine has taken                                |
 | fai:engine:stream:{request_id}  | stream of events: started once, then tokens, or failed                   |
 | fai:engine:cancel:{request_id}  | set of the choices that nobody reads any more                            |
-| fai:engine:alive:{engine_id}    | the models that a living engine serves; gone seconds after the engine is |
+| fai:engine:alive:{engine_id}    | an EngineStatus; gone seconds after the engine is                        |
 | fai:engine:engines              | set of the engines that may be alive                                     |
+| fai:engine:wanted               | sorted set: older checkpoints by when somebody last asked for them       |
 """
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 ENGINES_KEY = "fai:engine:engines"
+WANTED_KEY = "fai:engine:wanted"
 EVENT_FIELD = "event"
 STREAM_SECONDS = 600
 """An event stream that nobody deletes, since its reader died, is gone after so long without an event."""
 ALIVE_SECONDS = 5
 BEAT_SECONDS = 1
+CANCEL_SECONDS = 900
+MAX_TRIES = 3
+"""So many engines are given a request, one after the other, where one is lost before it told anything."""
 MAX_QUEUED_REQUESTS = 256
 """Per model; beyond it a client is told to come back later."""
+
+
+def try_ids(request_id: str) -> list[str]:
+    """What the request is called at one engine after the other.
+
+    Each try has keys of its own: an engine that was thought to be dead cannot write among another one's events.
+    """
+    return [request_id + (f"~{number}" if number else "") for number in range(MAX_TRIES)]
 
 
 def queue_key(model: str) -> str:
@@ -67,6 +81,8 @@ class GenerationRequest:
     """Whether the prompts' own tokens are scored as well, once per prompt."""
     queued_at: float = 0.0
     """Units: seconds since 1970."""
+    trace: str = ""
+    """The HTTP request's id, which every line of every process's log carries."""
 
     @property
     def num_choices(self) -> int:
@@ -157,6 +173,8 @@ class Failed:
     """The engine gives the request up."""
 
     message: str
+    param: str | None = None
+    """The field of the request that this engine cannot do, where that is why."""
 
 
 Event = Started | PromptLogprobs | ChoiceTokens | ChoicePiece | Failed
@@ -173,6 +191,31 @@ _NAMES = {cls: name for name, cls in _EVENTS.items()}
 def encode_events(events: list[Event]) -> str:
     """Events of one request and one engine step as one stream entry."""
     return json.dumps([[_NAMES[type(event)], dataclasses.asdict(event)] for event in events], separators=(",", ":"))
+
+
+def merge(events: Iterable[Event]) -> list[Event]:
+    """The same in fewer events: tokens of a choice that follow each other are told at once."""
+    merged: list[Event] = []
+    places: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, ChoiceTokens):
+            place = places.setdefault(event.index, len(merged))
+            joined = None if place == len(merged) else _join(merged[place], event)
+            if joined is not None:
+                merged[place] = joined
+                continue
+            places[event.index] = len(merged)
+        merged.append(event)
+    return merged
+
+
+def _join(first: Event, second: ChoiceTokens) -> ChoiceTokens | None:
+    """None where the second does not go on where the first ends."""
+    assert isinstance(first, ChoiceTokens)
+    if second.offset != first.offset + len(first.tokens) or (first.logprobs is None) != (second.logprobs is None):
+        return None
+    logprobs = None if first.logprobs is None or second.logprobs is None else first.logprobs + second.logprobs
+    return dataclasses.replace(second, offset=first.offset, tokens=first.tokens + second.tokens, logprobs=logprobs)
 
 
 def decode_events(data: bytes | str) -> list[Event]:

@@ -3,8 +3,10 @@
 Shape suffixes as in ml.model.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -36,6 +38,12 @@ class SamplingParams:
     """Draw among tokens at least this share as likely as the likeliest."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that the text has already become less likely. Source: CTRL (arXiv 1909.05858), section 4.1."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit once for each time that it was generated; the prompt does not count."""
+    presence_penalty: float = 0.0
+    """Taken from a token's logit once it was generated at all; the prompt does not count."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their logits."""
     seed: int = 0
     """The same seed, prompt and model give the same text, whatever else is in the batch."""
     max_tokens: int = 16
@@ -49,19 +57,31 @@ class SamplingParams:
         _require(0 <= self.min_p <= 1, f"min_p must lie in [0, 1], not be {self.min_p}")
         penalty = self.repetition_penalty
         _require(0 < penalty < float("inf"), f"repetition_penalty must be above 0, not {penalty}")
+        for name in ("frequency_penalty", "presence_penalty"):
+            _require(isfinite(getattr(self, name)), f"{name} must be finite, not {getattr(self, name)}")
+        for token, bias in self.logit_bias:
+            _require(token >= 0 and isfinite(bias), f"logit_bias must hold finite numbers, not {bias} for {token}")
         _require(self.max_tokens >= 1, f"max_tokens must be at least 1, not {self.max_tokens}")
         _require(all(self.stop), "stop must not hold an empty text")
 
 
-def sample_next(logits_BV: Tensor, *, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]]) -> list[int]:
+def sample_next(
+    logits_BV: Tensor,
+    *,
+    params: Sequence[SamplingParams],
+    texts: Sequence[Sequence[int]],
+    num_generated: Sequence[int] | None = None,
+) -> list[int]:
     """One token for each row, whose text so far, prompt included, is texts[b].
 
+    The last num_generated[b] tokens of it were generated; None: none were, so that nothing is penalised for that.
     The draw depends on the row's logits, seed and length alone: rows may join and leave a batch at any step.
     """
     if logits_BV.device.type == "mps":
         logits_BV = logits_BV.cpu()  # MPS has no float64.
     penalties = [row.repetition_penalty for row in params]
     logits_BV = penalise(logits_BV.float(), penalties, texts)
+    logits_BV = _shift(logits_BV, params, texts, [0] * len(texts) if num_generated is None else num_generated)
     greedy_B = logits_BV.argmax(dim=-1)
     if all(row.temperature == 0 for row in params):
         return [int(token) for token in greedy_B.tolist()]
@@ -81,6 +101,34 @@ def penalise(logits_BV: Tensor, penalties: Sequence[float], texts: Sequence[Sequ
         kept = logits_BV[b, seen]
         logits_BV[b, seen] = torch.where(kept > 0, kept / penalties[b], kept * penalties[b])
     return logits_BV
+
+
+def _shift(
+    logits_BV: Tensor, params: Sequence[SamplingParams], texts: Sequence[Sequence[int]], num_generated: Sequence[int]
+) -> Tensor:
+    """The logits with each row's biases, less what the tokens that it generated are penalised by.
+
+    Source: OpenAI's API reference, frequency and presence penalties.
+    """
+    shifts = [
+        (b, token, shift)
+        for b, row in enumerate(params)
+        for token, shift in _shifts(row, texts[b], num_generated[b]).items()
+    ]
+    if not shifts:
+        return logits_BV
+    rows, tokens, values = zip(*shifts, strict=True)
+    indexes = (torch.tensor(rows, device=logits_BV.device), torch.tensor(tokens, device=logits_BV.device))
+    return logits_BV.index_put(indexes, torch.tensor(values, device=logits_BV.device), accumulate=True)
+
+
+def _shifts(row: SamplingParams, text: Sequence[int], num_generated: int) -> dict[int, float]:
+    """What is added to the logits of which tokens."""
+    shifts = dict(row.logit_bias)
+    if row.frequency_penalty or row.presence_penalty:
+        for token, count in Counter(text[len(text) - num_generated :]).items():
+            shifts[token] = shifts.get(token, 0.0) - count * row.frequency_penalty - row.presence_penalty
+    return shifts
 
 
 def _filter(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:

@@ -25,16 +25,28 @@ class TextStream:
         self.is_stopped = False
         self.num_tokens = 0
         """Tokens whose whole text was handed out, or that a stop text cut away."""
+        self.offsets: list[int] = []
+        """Where in the text each token begins; within a character, all of its tokens begin where it does."""
 
     def push(self, token: int) -> str:
         """The text that is certain with this token; it may be empty."""
         if self.is_stopped:
             return ""
-        decoded = self._decoder.decode(token_bytes(self._tokenizer, token))
+        data = token_bytes(self._tokenizer, token)
+        self.offsets.append(self._num_decoded + self._breaks_character(data))
+        decoded = self._decoder.decode(data)
         self._num_decoded += len(decoded)
         has_half_character = bool(self._decoder.getstate()[0])
         self._ends.append(self._num_decoded + has_half_character)
         return self._cut(decoded, is_last=False)
+
+    def push_text(self, text: str, *, num_tokens: int) -> str:
+        """The text that is certain with this one, of so many tokens, whole characters; it may be empty."""
+        if self.is_stopped:
+            return ""
+        self._num_decoded += len(text)
+        self._ends.extend([self._num_decoded] * num_tokens)
+        return self._cut(text, is_last=False)
 
     def finish(self) -> str:
         """What was held back, when no more tokens come."""
@@ -43,6 +55,10 @@ class TextStream:
         decoded = self._decoder.decode(b"", final=True)
         self._num_decoded += len(decoded)
         return self._cut(decoded, is_last=True)
+
+    def _breaks_character(self, data: bytes) -> bool:
+        """Whether half a character waits that the bytes do not go on with: it becomes one replacement character."""
+        return bool(self._decoder.getstate()[0]) and not 0x80 <= data[0] < 0xC0
 
     def _cut(self, decoded: str, *, is_last: bool) -> str:
         text = self._held + decoded

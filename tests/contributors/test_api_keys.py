@@ -2,6 +2,7 @@ import hashlib
 from datetime import timedelta
 
 import pytest
+from django.db import IntegrityError
 
 from contributors import api_keys
 from contributors.models import ApiKey, Scope
@@ -83,3 +84,77 @@ def test_the_number_of_usable_keys_is_bounded(monkeypatch):
         make_key(mina)
     api_keys.revoke(key=first, now=NOW)
     make_key(mina)
+
+
+def test_a_successor_has_the_same_scopes_and_limits_and_the_old_key_ends_after_the_overlap():
+    limits = api_keys.Limits(credit_cap=50, cap_period="week", tokens_per_minute=9, is_shared=True)
+    key, secret = api_keys.create(
+        contributor=make_contributor(), name="family", scopes=[Scope.COMPLETION], limits=limits, now=NOW
+    )
+    successor, fresh = api_keys.rotate(key=key, overlap=timedelta(hours=2), now=NOW)
+    assert api_keys.find(secret, now=NOW + timedelta(minutes=119)) == key
+    assert refusal(secret, now=NOW + timedelta(hours=2)) == "key_expired"
+    found = api_keys.find(fresh, now=NOW + timedelta(days=300))
+    assert (found, found.name, found.scopes) == (successor, "family", ["completion"])
+    assert api_keys.Limits(**{name: getattr(found, name) for name in api_keys.LIMIT_FIELDS}) == limits
+    assert found.root_id == key.pk
+    key.refresh_from_db()
+    assert key.replaced_by == successor
+
+
+def test_rotating_prolongs_no_key():
+    key, _ = make_key(make_contributor())
+    soon = NOW + timedelta(hours=1)
+    api_keys.change(key=key, limits=api_keys.Limits(expires_at=soon), now=NOW)
+    successor, _ = api_keys.rotate(key=key, overlap=timedelta(days=7), now=NOW)
+    key.refresh_from_db()
+    assert key.expires_at == successor.expires_at == soon
+
+
+def test_a_key_is_replaced_once_and_a_successor_again():
+    key, secret = make_key(make_contributor())
+    successor, _ = api_keys.rotate(key=key, overlap=timedelta(), now=NOW)
+    assert refusal(secret) == "key_expired"
+    with pytest.raises(api_keys.KeyNotRotatable):
+        api_keys.rotate(key=key, overlap=timedelta(), now=NOW)
+    third, _ = api_keys.rotate(key=successor, overlap=timedelta(), now=NOW)
+    assert third.root_id == key.pk
+
+
+def test_a_revoked_key_gets_no_successor():
+    key, _ = make_key(make_contributor())
+    api_keys.revoke(key=key, now=NOW)
+    with pytest.raises(api_keys.KeyNotRotatable):
+        api_keys.rotate(key=key, overlap=timedelta(), now=NOW)
+
+
+def test_overlaps_count_among_the_usable_keys(monkeypatch):
+    monkeypatch.setattr(api_keys, "MAX_USABLE_KEYS", 1)
+    key, _ = make_key(make_contributor())
+    with pytest.raises(api_keys.TooManyKeys):
+        api_keys.rotate(key=key, overlap=timedelta(days=1), now=NOW)
+    api_keys.rotate(key=key, overlap=timedelta(), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("limits", "scopes", "field"),
+    [
+        ({"is_shared": True, "credit_cap": 5, "cap_period": "day"}, list(Scope), "scopes"),
+        ({"is_shared": True, "cap_period": "none"}, [Scope.COMPLETION], "credit_cap"),
+        ({"is_shared": True, "credit_cap": 5}, [Scope.COMPLETION], "credit_cap"),
+        ({"cap_period": "day"}, [Scope.COMPLETION], "credit_cap"),
+        ({"expires_at": NOW}, [Scope.COMPLETION], "expires_at"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_by_name(limits, scopes, field):
+    mina = make_contributor()
+    with pytest.raises(api_keys.LimitsInvalid) as refused:
+        api_keys.create(contributor=mina, name="x", scopes=scopes, limits=api_keys.Limits(**limits), now=NOW)
+    assert refused.value.field == field
+    assert not ApiKey.objects.exists()
+
+
+def test_the_database_refuses_a_shared_key_without_a_cap():
+    key, _ = make_key(make_contributor())
+    with pytest.raises(IntegrityError):
+        ApiKey.objects.filter(pk=key.pk).update(is_shared=True)

@@ -42,10 +42,19 @@ LEFT_AT_DEFAULT = {
     "FAI_OFFER_SECONDS",
     "FAI_HEARTBEAT_SECONDS",
     "FAI_LEASE_SECONDS",
+    "FAI_LOG_PROMPTS",
+    "FAI_REQUESTS_PER_MINUTE",
+    "FAI_TOKENS_PER_MINUTE",
+    "FAI_OWNER_REQUESTS_PER_MINUTE",
+    "FAI_OWNER_TOKENS_PER_MINUTE",
+    "FAI_UPSTREAM_API_KEY",
 }
 """Variables of the settings that a coordinator in production does well without."""
 SECRET = re.compile(r"PASSWORD|SECRET|_KEY|REDISCLI_AUTH")
-VALUES = {name: f"{name.lower().replace('_', '-')}-value" for name in read_env_example()} | {"CORPUS_DIR": ""}
+VALUES = {name: f"{name.lower().replace('_', '-')}-value" for name in read_env_example()} | {
+    "CORPUS_DIR": "",
+    "UPSTREAM_ROUND": "7",
+}
 
 SHOW_SETTINGS = """
 import json
@@ -182,13 +191,22 @@ def test_beat_runs_once():
 
 def test_everything_that_stays_up_and_can_be_asked_has_a_health_check():
     staying = {name for name, service in SERVICES.items() if service.get("restart") != "no"}
-    assert staying - {name for name in staying if "healthcheck" in SERVICES[name]} == {"beat", "engine", "worker"}
+    assert staying - {name for name in staying if "healthcheck" in SERVICES[name]} == {"beat", "worker"}
 
 
 def test_the_health_check_of_web_asks_a_page_that_exists():
     url = re.search(r"http://127\.0\.0\.1:8000(/\S*?)\"", SERVICES["web"]["healthcheck"]["test"][-1])
     assert url is not None
     assert resolve(url[1]).url_name == "health"
+
+
+@pytest.mark.parametrize("service", ["engine", "external"])
+def test_the_health_check_of_an_engine_asks_its_own_pages(service: str):
+    command = [part for word in SERVICES[service]["command"] for part in word.split("=", 1)]
+    port = command[command.index("--metrics-port") + 1]
+    assert f"http://127.0.0.1:{port}/health" in SERVICES[service]["healthcheck"]["test"][-1]
+    grace = float(command[command.index("--grace-seconds") + 1])
+    assert SERVICES[service]["stop_grace_period"] == f"{grace + 15:.0f}s"
 
 
 def test_dependencies_networks_and_volumes_are_declared():

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from django.conf import settings
@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from contributors import api_keys, ledger
 from contributors.models import Contributor, Scope
+from inference import billing, tasks
 from inference.models import Completion
 from ml import checkpoint, corpus, tokenizer
 from ml.config import ModelConfig
@@ -38,6 +39,19 @@ def seed() -> str:
     return json.dumps(keys)
 
 
+def give_key(nickname: str, amount: int) -> str:
+    """Secret of a key of somebody who has so many credits."""
+    return make_key(nickname, amount, list(Scope), now=timezone.now())
+
+
+def credits_of(nickname: str) -> str:
+    """As JSON: what is available and held, and what each request of the contributor was paid with."""
+    contributor = Contributor.objects.get(nickname=nickname)
+    left = ledger.balance(contributor)
+    paid = Completion.objects.filter(api_key__contributor=contributor).values_list("hold__captured_amount", flat=True)
+    return json.dumps({"available": left.available, "held": left.held, "paid": list(paid)})
+
+
 def violations() -> list[str]:
     return ledger.violations(now=timezone.now())
 
@@ -49,14 +63,30 @@ def bills() -> str:
     return json.dumps({"available": left.available, "held": left.held, "bills": list(rows)})
 
 
-def publish(*, number: int) -> None:
-    """A checkpoint with weights of its own."""
+def reap_later() -> int:
+    """Requests that are given up once their web process has been silent for long enough."""
+    return tasks.give_up(now=timezone.now() + billing.LEASE_DURATION + timedelta(seconds=1))
+
+
+def publish(*, number: int, is_public: bool = True) -> None:
+    """A checkpoint with weights of its own; one that is not public yet is made so by its published_at."""
     now = timezone.now()
     experiment = Experiment.objects.get(slug="study")
     path = settings.STATE_DIR / "checkpoint"
     checkpoint.save_model(initial_model(MODEL, seed=number), path)
     blob = blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=now)
-    experiment.checkpoints.create(number=number, blob=blob, created_at=now, published_at=now)
+    experiment.checkpoints.create(number=number, blob=blob, created_at=now, published_at=now if is_public else None)
+
+
+def damage(*, number: int) -> None:
+    """Publish a checkpoint whose file has a wrong byte in storage."""
+    publish(number=number, is_public=False)
+    stored = Experiment.objects.get(slug="study").checkpoints.get(number=number)
+    with blobs.local_path(stored.blob) as path:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    stored.published_at = stored.created_at
+    stored.save(update_fields=["published_at"])
 
 
 def write_tokenizer() -> Path:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import pytest
 
 from fai_project.local import LocalCoordinator, LocalVolunteer
 
+collect_ignore = ["openai_generated"]
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMERS = {
     "FAI_TICK_SECONDS": "0.5",
@@ -50,6 +52,11 @@ class Cluster(LocalCoordinator):
         names = ("id", "state", "reason", "nickname", "token_budget", "verified_tokens", "job_id")
         return [dict(zip(names, row, strict=True)) for row in rows]
 
+    def closed_rounds(self, slug: str) -> int:
+        sql = """SELECT count(*) FROM training_round r JOIN training_experiment e ON e.id = r.experiment_id
+                 WHERE e.slug = ? AND r.state = 'closed'"""
+        return int(self.query(sql, slug)[0][0])
+
     def create_experiment(self, slug: str, **options: Any) -> None:
         """Start an experiment on a model that trains in seconds."""
         values = {
@@ -70,6 +77,24 @@ class Cluster(LocalCoordinator):
         volunteer = LocalVolunteer(self.folder / nickname, url=self.url, nickname=nickname, experiment=experiment)
         volunteer.join()
         return volunteer
+
+
+@contextmanager
+def working(*volunteers: LocalVolunteer) -> Iterator[None]:
+    """The volunteers' workers run for as long as the context lasts."""
+    try:
+        for volunteer in volunteers:
+            volunteer.worker.start()
+        yield
+    finally:
+        for volunteer in volunteers:
+            volunteer.worker.stop()
+
+
+def events(volunteer: LocalVolunteer, name: str) -> list[dict[str, Any]]:
+    """What the volunteer's worker told under this name."""
+    lines = volunteer.worker.log.read_text(encoding="utf-8").splitlines()
+    return [event for line in lines if line.startswith("{") and (event := json.loads(line))["event"] == name]
 
 
 def wait_for(found: Callable[[], T], *, seconds: float, what: str) -> T:

@@ -6,30 +6,26 @@ FAI_TEST_SCREENSHOTS=DIR keeps a picture of every page that is visited.
 import hashlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect, sync_playwright
+from playwright.sync_api import Browser, Page, StorageState, expect
+
+from tests.e2e.browsing import keep_picture, launched_browser, watched_page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OPERATOR, PASSWORD, EXPERIMENT = "operator", "a long enough password", "family-gpt"
 FILL = "from django.utils import timezone; from tests.e2e import family; family.fill(timezone.now())"
-CHROMIUM_FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 WIDTHS = {"desktop": 1280, "phone": 390}
-PUBLIC = ("/", f"/experiments/{EXPERIMENT}/", "/contributors/", "/join/")
-ADMIN = ("/admin/", "/admin/training/experiment/add/", "/admin/training/experiment/")
+PUBLIC = ("/", f"/experiments/{EXPERIMENT}/", "/contributors/", "/playground/", "/join/")
+ADMIN = ("/admin/", "/admin/engines/", "/admin/training/experiment/add/", "/admin/training/experiment/")
 
 pytestmark = pytest.mark.e2e
 Visit = Callable[..., Page]
@@ -84,13 +80,8 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.fail("No Chromium was found: install it with `apt-get install chromium fonts-nanum` (Debian, Ubuntu).")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[*CHROMIUM_FLAGS])
-        yield browser
-        browser.close()
+    with launched_browser() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -107,24 +98,6 @@ def session(browser: Browser, server: str) -> StorageState:
     return state
 
 
-@contextmanager
-def watched_page(browser: Browser, server: str, **options: Any) -> Iterator[Page]:
-    """A page that may fail no request, log no error or CSP report, and ask no other host for anything."""
-    problems: list[str] = []
-    context = browser.new_context(base_url=server, **options)
-    page = context.new_page()
-    page.on("console", lambda message: message.type in {"error", "warning"} and problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfailed", lambda request: problems.append(f"{request.url}: {request.failure}"))
-    page.on(
-        "request", lambda request: request.url.startswith((server, "data:", "blob:")) or problems.append(request.url)
-    )
-    yield page
-    context.close()
-    # A download, and leaving a page that still loads, are aborted requests too.
-    assert [problem for problem in problems if "ERR_ABORTED" not in problem] == []
-
-
 @pytest.fixture
 def visit(browser: Browser, server: str, session: StorageState) -> Iterator[Visit]:
     """Opens a path, signed in where it is the admin's; the test ends with a look at what went wrong unseen."""
@@ -139,13 +112,6 @@ def visit(browser: Browser, server: str, session: StorageState) -> Iterator[Visi
             return page
 
         yield open_page
-
-
-def keep_picture(page: Page, name: str) -> None:
-    folder = os.environ.get("FAI_TEST_SCREENSHOTS")
-    if folder:
-        file = re.sub(r"\W+", "-", name).strip("-") + ".png"
-        page.screenshot(path=Path(folder) / file, full_page=True)
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])

@@ -1,5 +1,6 @@
 """OpenAI's client against the real service: its shapes, its errors, and the bill."""
 
+import functools
 import json
 import socket
 import threading
@@ -9,7 +10,12 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+import torch
 
+from inference.token_scores import ScoredToken, text_logprobs
+from ml import corpus, tokenizer
+from ml.model import initial_model
+from tests.e2e import completion_seed
 from tests.e2e.completion_service import MODEL, Balance, CompletionService
 
 pytestmark = pytest.mark.e2e
@@ -22,6 +28,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompletionServ
     with CompletionService(tmp_path_factory.mktemp("completions")) as running:
         yield running
         assert running.evaluate("violations()") == "[]"
+
+
+@functools.cache
+def token_texts() -> list[str]:
+    """Every token of the model, as completions tell it."""
+    tokens = tokenizer.train(corpus.read_documents(completion_seed.SAMPLE), vocab_size=completion_seed.MODEL.vocab_size)
+    data = [tokenizer.token_bytes(tokens, token) for token in range(tokens.get_vocab_size())]
+    told: list[str] = text_logprobs([ScoredToken(data=own, offset=0, logprob=None, top=()) for own in data])["tokens"]
+    return told
 
 
 @pytest.fixture
@@ -128,6 +143,106 @@ def test_a_stop_text_ends_the_choice_and_is_no_part_of_it(client: openai.OpenAI)
     assert answer.usage.completion_tokens < 60
 
 
+def test_logprobs_are_what_the_model_itself_says(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "prompt": "위젯은 a widget", "max_tokens": 20, "seed": 5, "temperature": 1.3}
+    choice = client.completions.create(**asked, echo=True, logprobs=3).choices[0]
+    told = choice.logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    texts = token_texts()
+    tokens = [texts.index(text) for text in told.tokens]
+    model = initial_model(completion_seed.MODEL, seed=0)
+    with torch.inference_mode():
+        logits = model.unembed(model.hidden(torch.tensor([tokens])))[0]
+    expected = torch.log_softmax(logits.float(), dim=-1).tolist()
+    for place in range(1, len(tokens)):
+        likely, top = expected[place - 1], told.top_logprobs[place]
+        assert told.token_logprobs[place] == pytest.approx(likely[tokens[place]], abs=0.02)
+        assert top == pytest.approx({text: likely[texts.index(text)] for text in top}, abs=0.02)
+        assert max(top.values()) == pytest.approx(max(likely), abs=0.02)
+        assert len(top) == 3 + (told.tokens[place] not in list(top)[:3])
+    assert (told.token_logprobs[0], told.top_logprobs[0]) == (0.0, {})
+    assert choice.text == "위젯은 a widget" + client.completions.create(**asked).choices[0].text
+
+
+def test_a_prompt_alone_is_scored_and_costs_what_it_is_long(service: CompletionService, client: openai.OpenAI) -> None:
+    before = service.balance()
+    answer = client.completions.create(model=MODEL, prompt=["가a", "b"], max_tokens=0, echo=True, logprobs=0)
+    assert [(choice.text, choice.finish_reason) for choice in answer.choices] == [("가a", "length"), ("b", "length")]
+    logprobs = answer.choices[0].logprobs
+    assert answer.usage is not None
+    assert logprobs is not None
+    assert logprobs.text_offset is not None
+    assert logprobs.text_offset[-1] == 1
+    assert answer.usage.completion_tokens == 0
+    assert answer.usage.prompt_tokens == len(logprobs.text_offset) + 1
+    assert service.balance() == Balance(balance=before.balance - PRICE * answer.usage.prompt_tokens, held=0)
+
+
+def test_the_best_of_several_are_those_with_the_likeliest_tokens(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "prompt": ["x", "y"], "max_tokens": 6, "seed": 11, "logprobs": 0}
+    every = client.completions.create(**asked, n=4)
+    best = client.completions.create(**asked, n=2, best_of=4)
+
+    def likelihood(index: int) -> float:
+        logprobs = every.choices[index].logprobs
+        assert logprobs is not None
+        return sum(logprobs.token_logprobs or [])
+
+    expected = [sorted(range(first, first + 4), key=likelihood, reverse=True)[:2] for first in (0, 4)]
+    assert [choice.text for choice in best.choices] == [every.choices[i].text for pair in expected for i in pair]
+    assert [choice.index for choice in best.choices] == [0, 1, 2, 3]
+    assert best.usage == every.usage
+
+
+def test_a_bias_bans_and_forces_tokens(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "prompt": "x", "max_tokens": 4, "temperature": 0, "logprobs": 0}
+    texts = token_texts()
+
+    def tokens(**fields: object) -> list[int]:
+        logprobs = client.completions.create(**asked, **fields).choices[0].logprobs
+        assert logprobs is not None
+        return [texts.index(text) for text in logprobs.tokens or []]
+
+    first = tokens()[0]
+    assert first not in tokens(logit_bias={str(first): -100})
+    assert tokens(logit_bias={"70": 100}) == [70] * 4
+    assert sorted(tokens(logit_bias={"70": 50, "71": 50}, frequency_penalty=2)) == [70, 70, 71, 71]
+    with pytest.raises(openai.BadRequestError) as caught:
+        tokens(logit_bias={"512": 1})
+    assert caught.value.param == "logit_bias.512"
+
+
+def test_a_chat_streams_its_logprobs_beside_its_text(client: openai.OpenAI) -> None:
+    asked = {**QUESTION, "max_tokens": 60, "temperature": 1.5, "seed": 3, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.logprobs is not None
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    told = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content or []]
+    assert [token.bytes for token in told] == [token.bytes for token in whole.logprobs.content or []]
+    assert [token.logprob for token in told] == pytest.approx([token.logprob for token in whole.logprobs.content or []])
+    assert [len(token.top_logprobs) for token in told] == [2] * len(told)
+    text = "".join(chunk.delta.content or "" for chunk in chunks)
+    assert b"".join(bytes(token.bytes or []) for token in told).decode(errors="replace") == text
+
+
+def test_an_echo_is_streamed_before_the_text(service: CompletionService) -> None:
+    client = openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"])
+    asked = {"model": MODEL, "prompt": "뷁 x", "max_tokens": 30, "seed": 3, "echo": True, "logprobs": 1}
+    whole = client.completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+    assert chunks[0].text.startswith("뷁 x")
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert whole.logprobs is not None
+    for name in ("tokens", "text_offset"):
+        streamed = [value for chunk in chunks for value in getattr(chunk.logprobs, name)]
+        assert streamed == getattr(whole.logprobs, name)
+    logprobs = [value for chunk in chunks for value in (chunk.logprobs and chunk.logprobs.token_logprobs) or []]
+    assert logprobs == pytest.approx(whole.logprobs.token_logprobs)
+
+
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     listed = client.models.list()
     assert [model.id for model in listed] == [MODEL]
@@ -179,7 +294,8 @@ def test_too_long_a_prompt_is_refused(client: openai.OpenAI) -> None:
         ("temperature", 2.5, "decimal_above_max_value"),
         ("n", 0, "integer_below_min_value"),
         ("max_tokens", "many", "invalid_type"),
-        ("logprobs", 3, "unsupported_parameter"),
+        ("logprobs", 6, "integer_above_max_value"),
+        ("suffix", "end", "unsupported_parameter"),
         ("prompt", [], "invalid_type"),
     ],
 )

@@ -1,42 +1,10 @@
 """What volunteers' machines and networks do to a running experiment, with real processes."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
-from fai_project.local import LocalVolunteer
-from tests.e2e.conftest import Cluster, wait_for
+from tests.e2e.conftest import Cluster, events, wait_for, working
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-
-
-@contextmanager
-def working(*volunteers: LocalVolunteer) -> Iterator[None]:
-    """The volunteers' workers run for as long as the context lasts."""
-    try:
-        for volunteer in volunteers:
-            volunteer.worker.start()
-        yield
-    finally:
-        for volunteer in volunteers:
-            volunteer.worker.stop()
-
-
-def events(volunteer: LocalVolunteer) -> list[dict[str, object]]:
-    lines = volunteer.worker.log.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-def told(volunteer: LocalVolunteer, event: str) -> bool:
-    return any(told["event"] == event for told in events(volunteer))
-
-
-def closed_rounds(cluster: Cluster, slug: str) -> int:
-    sql = """SELECT count(*) FROM training_round r JOIN training_experiment e ON e.id = r.experiment_id
-             WHERE e.slug = ? AND r.state = 'closed'"""
-    return int(cluster.query(sql, slug)[0][0])
 
 
 def running_attempt(cluster: Cluster, nickname: str) -> dict[str, object] | None:
@@ -77,7 +45,7 @@ def test_ctrl_c_once_hands_in_what_is_done_and_twice_gives_it_back(cluster: Clus
     with working(once, twice):
         wait_for(lambda: running_attempt(cluster, "once"), seconds=90, what="the first trains")
         wait_for(lambda: running_attempt(cluster, "twice"), seconds=90, what="the second trains")
-        wait_for(lambda: told(once, "step"), seconds=30, what="a step")
+        wait_for(lambda: events(once, "step"), seconds=30, what="a step")
         once.worker.interrupt()
         assert once.worker.wait(20) == 0
         twice.worker.interrupt()
@@ -97,18 +65,18 @@ def test_rounds_go_on_after_redis_and_the_coordinator_were_away(cluster: Cluster
     cluster.create_experiment("outage", round_tokens=60_000, job_seconds=3, rounds=40)
     volunteer = cluster.volunteer("patient", "outage")
     with working(volunteer):
-        wait_for(lambda: closed_rounds(cluster, "outage") >= 1, seconds=90, what="a first round")
+        wait_for(lambda: cluster.closed_rounds("outage") >= 1, seconds=90, what="a first round")
         cluster.redis.stop()
         wait_for(lambda: not running_attempt(cluster, "patient"), seconds=60, what="the job under way ends")
         cluster.redis.start()
         cluster.check()
-        before = closed_rounds(cluster, "outage")
-        wait_for(lambda: closed_rounds(cluster, "outage") > before, seconds=60, what="a round after Redis came back")
+        before = cluster.closed_rounds("outage")
+        wait_for(lambda: cluster.closed_rounds("outage") > before, seconds=60, what="a round after Redis came back")
 
         attempt = wait_for(lambda: running_attempt(cluster, "patient"), seconds=60, what="a job under way")
         web = cluster.parts["web"]
         web.kill()
-        wait_for(lambda: told(volunteer, "coordinator_away"), seconds=60, what="the worker says so")
+        wait_for(lambda: events(volunteer, "coordinator_away"), seconds=60, what="the worker says so")
         wait_for(lambda: state_of(cluster, attempt["id"]) == "lease_expired", seconds=60, what="the lease runs out")
         web.start()
         cluster.wait_until_ready()
@@ -124,10 +92,10 @@ def test_a_control_plane_killed_in_the_middle_goes_on_where_it_was(cluster: Clus
     cluster.create_experiment("control", round_tokens=60_000, job_seconds=3, rounds=40)
     volunteer = cluster.volunteer("steady", "control")
     with working(volunteer):
-        wait_for(lambda: closed_rounds(cluster, "control") >= 1, seconds=90, what="a first round")
+        wait_for(lambda: cluster.closed_rounds("control") >= 1, seconds=90, what="a first round")
         control = cluster.parts["control"]
         control.kill()
         control.start()
-        before = closed_rounds(cluster, "control")
-        wait_for(lambda: closed_rounds(cluster, "control") > before, seconds=90, what="a round afterwards")
+        before = cluster.closed_rounds("control")
+        wait_for(lambda: cluster.closed_rounds("control") > before, seconds=90, what="a round afterwards")
     cluster.check_ledger()

@@ -1,39 +1,16 @@
 """Sparse deltas, outer steps and `fai verify` through real processes."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fai.cli import main
-from fai_project.local import LocalVolunteer
-from tests.e2e.conftest import Cluster, wait_for
+from tests.e2e.conftest import Cluster, events, wait_for, working
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 MODEL = {"vocab_size": 400, "block_size": 32, "n_layer": 1, "n_head": 2, "n_kv_head": 2, "n_embd": 64}
-
-
-@contextmanager
-def working(volunteer: LocalVolunteer) -> Iterator[None]:
-    volunteer.worker.start()
-    try:
-        yield
-    finally:
-        volunteer.worker.stop()
-
-
-def events(volunteer: LocalVolunteer, name: str) -> list[dict[str, object]]:
-    lines = volunteer.worker.log.read_text(encoding="utf-8").splitlines()
-    return [event for line in lines if line.startswith("{") and (event := json.loads(line))["event"] == name]
-
-
-def closed_rounds(cluster: Cluster, slug: str) -> int:
-    sql = """SELECT count(*) FROM training_round r JOIN training_experiment e ON e.id = r.experiment_id
-             WHERE e.slug = ? AND r.state = 'closed'"""
-    return int(cluster.query(sql, slug)[0][0])
 
 
 def test_rounds_of_sparse_deltas_go_on_from_steps_and_can_be_verified_by_anybody(
@@ -44,7 +21,7 @@ def test_rounds_of_sparse_deltas_go_on_from_steps_and_can_be_verified_by_anybody
     )
     volunteer = cluster.volunteer("sparse-1", "sparse")
     with working(volunteer):
-        wait_for(lambda: closed_rounds(cluster, "sparse") == 3, seconds=150, what="three rounds")
+        wait_for(lambda: cluster.closed_rounds("sparse") == 3, seconds=150, what="three rounds")
     steps = events(volunteer, "base_from_steps")
     assert len(steps) >= 2
     assert all(isinstance(step["saved_bytes"], int) and step["saved_bytes"] > 0 for step in steps)

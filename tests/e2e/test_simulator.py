@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,12 @@ from benchmarks.convergence.coordinator import Accepted, Job
 from benchmarks.convergence.text import Shard, Text
 from benchmarks.convergence.training import RealWork
 from benchmarks.convergence.work import Task
-from fai_project.local import LocalVolunteer
 from ml import data, hardware
 from ml.config import InnerConfig, ModelConfig, OuterConfig
 from ml.protocol import ShardRef
 from ml.seeds import job_seed
 from tests.benchmarks.make_scenarios import make_device, make_rules, make_scenario
-from tests.e2e.conftest import Cluster, wait_for
+from tests.e2e.conftest import Cluster, wait_for, working
 from training.aggregation import MAX_VALIDATION_TOKENS
 from training.preparation import MODEL_SEED
 
@@ -44,17 +41,6 @@ class Done:
     weight: float
     merged_into: int
     size_bytes: int
-
-
-@contextmanager
-def working(*volunteers: LocalVolunteer) -> Iterator[None]:
-    try:
-        for volunteer in volunteers:
-            volunteer.worker.start()
-        yield
-    finally:
-        for volunteer in volunteers:
-            volunteer.worker.stop()
 
 
 def losses(cluster: Cluster) -> list[float]:

@@ -67,6 +67,7 @@ def make_rounds(
         written = {name: folder / f"{name}-{number}" for name in ("result", "state", "step", "manifest")}
         merged = merge(
             base_path=base_path,
+            base_sha256=base_sha256,
             deltas=deltas,
             outer=outer,
             progress=(number - 1) / num_rounds,

@@ -7,6 +7,7 @@ from inference.runner import Choice, Runner
 from inference.wire import GenerationRequest
 from ml.checkpoint import save_model
 from ml.config import ModelConfig
+from ml.inference_model import InferenceModel
 from ml.model import GPT
 from ml.sampling import SamplingParams
 from tests.ml.make import make_config, make_model, make_tokenizer
@@ -39,11 +40,19 @@ def make_gpt(*, seed: int = 0) -> GPT:
 
 
 def make_runner(*, num_slots: int = 3, seed: int = 0) -> Runner:
-    return Runner(make_gpt(seed=seed), checkpoint_id=seed, sha256=f"{seed:064d}", num_slots=num_slots)
+    # Exact, so that what is drawn at random is what the model itself would draw.
+    model = InferenceModel(make_gpt(seed=seed), weight_format="fp32")
+    return Runner(model, checkpoint_id=seed, sha256=f"{seed:064d}", num_slots=num_slots)
 
 
 def make_choice(
-    prompt: list[int], *, index: int = 0, stop_tokens: frozenset[int] = frozenset(), **params: Any
+    prompt: list[int],
+    *,
+    index: int = 0,
+    stop_tokens: frozenset[int] = frozenset(),
+    num_logprobs: int | None = None,
+    has_prompt_logprobs: bool = False,
+    **params: Any,
 ) -> Choice:
     return Choice(
         request_id="one",
@@ -51,6 +60,8 @@ def make_choice(
         text=prompt,
         params=SamplingParams(**{"temperature": 0.8, "max_tokens": 8, "seed": index, **params}),
         stop_tokens=stop_tokens,
+        num_logprobs=num_logprobs,
+        has_prompt_logprobs=has_prompt_logprobs,
     )
 
 

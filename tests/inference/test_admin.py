@@ -3,7 +3,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from inference import billing
+from inference import billing, idempotency
 from inference.models import Completion
 from tests.contributors.make import NOW, make_contributor, make_key
 from tests.training.make import make_checkpoint, make_experiment
@@ -25,9 +25,10 @@ def completion() -> Completion:
         checkpoint=make_checkpoint(experiment=make_experiment(slug="study", credits_per_completion_token=3)),
         prompt_tokens=10,
         max_completion_tokens=90,
+        claim=idempotency.read("once", path="/v1/completions", body={}, content_type="application/json"),
         now=NOW,
     )
-    billing.settle(completion=opened, state=Completion.State.DONE, completion_tokens=27, now=NOW)
+    billing.settle(completion=opened, state=Completion.State.DONE, completion_tokens=27, answer=b"a secret", now=NOW)
     return opened
 
 
@@ -43,3 +44,14 @@ def test_nobody_changes_a_bill_by_hand(operator: Client, completion: Completion)
         assert operator.get(reverse(f"admin:inference_completion_{name}", args=args)).status_code == 403
     posted = operator.post(reverse("admin:inference_completion_change", args=[completion.pk]), {"state": "failed"})
     assert posted.status_code == 403
+
+
+def test_the_operator_sees_that_an_answer_is_kept_and_not_what_it_says(
+    operator: Client, completion: Completion
+) -> None:
+    kept = completion.idempotent_request
+    for name, args in (("changelist", []), ("change", [kept.pk])):
+        page = operator.get(reverse(f"admin:inference_idempotentrequest_{name}", args=args)).content.decode()
+        assert "once" in page
+        assert "a secret" not in page
+    assert operator.get(reverse("admin:inference_idempotentrequest_delete", args=[kept.pk])).status_code == 403

@@ -14,8 +14,10 @@ from contributors import ledger
 from contributors.models import Scope
 from fai_project.redis_server import RedisServer
 from inference import provider, wire
+from inference.endpoint import BodyParser
 from inference.models import Completion
 from tests.contributors.make import make_contributor, make_key
+from tests.inference.engines import make_status, say_that_it_lives
 from tests.inference.make import make_served_experiment
 from tests.training.make import NOW
 
@@ -27,35 +29,52 @@ class Api:
     """A client of /v1 with a key that has credits."""
 
     def __init__(self, folder: Path, redis: Redis) -> None:
-        make_served_experiment(folder)
+        self.checkpoint = make_served_experiment(folder, credits_per_completion_token=2).checkpoints.get()
         self.contributor = make_contributor(credits_=1_000)
         _, self.secret = make_key(self.contributor)
         self.redis = redis
         self._client = AsyncClient()
 
-    async def post(self, body: Any, *, path: str = "completions", secret: str | None = None) -> tuple[int, Any]:
-        """Status and body."""
-        response = await self._client.post(
+    async def send(
+        self,
+        body: Any,
+        *,
+        path: str = "completions",
+        secret: str | None = None,
+        content_type: str = "application/json",
+        **headers: str,
+    ) -> Any:
+        return await self._client.post(
             f"/v1/{path}",
             body if isinstance(body, bytes) else json.dumps(body),
-            content_type="application/json",
-            headers={"Authorization": f"Bearer {secret or self.secret}"},
+            content_type=content_type,
+            headers={"Authorization": f"Bearer {secret or self.secret}", **headers},
         )
+
+    async def post(self, body: Any, **options: Any) -> tuple[int, Any]:
+        """Status and body."""
+        response = await self.send(body, **options)
         return response.status_code, response.json()
+
+    async def ask(self, path: str, *, secret: str | None = None) -> Any:
+        """What a GET with the key is answered with."""
+        response = await self.get(path, Authorization=f"Bearer {secret or self.secret}")
+        assert response.status_code == 200
+        return response.json()["data"]
 
     async def get(self, path: str, **headers: str) -> Any:
         return await self._client.get(path, headers=headers)
 
     def pretend_an_engine_lives(self) -> None:
-        self.redis.sadd(wire.ENGINES_KEY, "pretended")
-        self.redis.set(wire.alive_key("pretended"), '["study"]', ex=60)
+        say_that_it_lives(self.redis, make_status())
 
 
 @pytest.fixture
 def api(storage: Path, tmp_path: Path, redis_settings: RedisServer) -> Iterator[Api]:
     with Redis.from_url(redis_settings.url) as redis:
-        for key in redis.scan_iter("fai:engine:*"):
-            redis.delete(key)
+        for pattern in ("fai:engine:*", "fai:limit:*"):
+            for key in redis.scan_iter(pattern):
+                redis.delete(key)
         yield Api(tmp_path, redis)
 
 
@@ -78,6 +97,32 @@ async def test_a_wrong_method_is_json(api: Api) -> None:
     response = await api.get("/v1/chat/completions")
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
     assert response.json()["error"]["code"] == "method_not_supported"
+    status, body = await api.post(ASKED, path="models/study")
+    assert (status, body["error"]["code"]) == (405, "method_not_supported")
+
+
+async def test_a_body_of_another_kind_is_refused(api: Api) -> None:
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        status, body = await api.post(ASKED, content_type=content_type)
+        assert (status, body["error"]["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_body_beyond_the_bound_is_refused(api: Api) -> None:
+    status, body = await api.post(b'{"prompt": "' + b"x" * BodyParser.max_bytes)
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_whatever_a_client_accepts_it_gets_json(api: Api) -> None:
+    for accept in ("text/event-stream", "image/png", "nonsense"):
+        response = await api.get("/v1/models", Authorization=f"Bearer {api.secret}", Accept=accept)
+        assert [model["id"] for model in response.json()["data"]] == ["study"]
+
+
+async def test_a_banned_contributors_key_is_refused(api: Api) -> None:
+    api.contributor.banned_at = NOW
+    await api.contributor.asave()
+    status, body = await api.post(ASKED)
+    assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("header", ["", "Basic abc", "Bearer ", "Bearer fai_sk_nobody", "Bearer \xff"])
@@ -117,12 +162,7 @@ async def test_without_redis_the_answer_is_503(api: Api, settings: Any) -> None:
 async def test_a_full_queue_is_refused_and_the_hold_released(api: Api) -> None:
     api.pretend_an_engine_lives()
     api.redis.lpush(wire.queue_key("study"), *["{}"] * wire.MAX_QUEUED_REQUESTS)
-    response = await api._client.post(
-        "/v1/completions",
-        json.dumps(ASKED),
-        content_type="application/json",
-        headers={"Authorization": f"Bearer {api.secret}"},
-    )
+    response = await api.send(ASKED)
     assert response.status_code == 429
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
     assert int(response.headers["Retry-After"]) > 0

@@ -133,12 +133,39 @@ def test_a_request_whose_web_process_died_is_given_up(
     api_key: ApiKey, checkpoint: Checkpoint, is_expired_first: bool
 ) -> None:
     completion = open_bill(api_key, checkpoint)
-    assert billing.reap(now=NOW + billing.REQUEST_DURATION) == 0
+    assert billing.reap(now=NOW + billing.LEASE_DURATION - timedelta(seconds=1)) == []
     late = NOW + billing.HOLD_DURATION
     if is_expired_first:
         ledger.expire_holds(now=late)
-    assert billing.reap(now=late) == 1
-    assert billing.reap(now=late) == 0
+    assert len(billing.reap(now=late)) == 1
+    assert billing.reap(now=late) == []
     completion.refresh_from_db()
     assert completion.state == State.FAILED
     assert left(api_key.contributor) == (1_000, 0)
+
+
+def test_a_long_request_whose_web_process_lives_is_left_alone(api_key: ApiKey, checkpoint: Checkpoint) -> None:
+    completion = open_bill(api_key, checkpoint)
+    now = NOW
+    while now < NOW + billing.REQUEST_DURATION:
+        now += billing.LEASE_DURATION - timedelta(seconds=1)
+        assert billing.reap(now=now) == []
+        billing.renew([completion.pk], now=now)
+    assert left(api_key.contributor) == (800, 200)
+
+
+def test_a_lease_is_not_renewed_after_the_end(api_key: ApiKey, checkpoint: Checkpoint) -> None:
+    completion = open_bill(api_key, checkpoint)
+    settle(completion, State.DONE, 5)
+    billing.renew([completion.pk], now=NOW + timedelta(hours=1))
+    completion.refresh_from_db()
+    assert completion.lease_expires_at == NOW + billing.LEASE_DURATION
+
+
+def test_a_request_from_before_there_were_leases_is_given_up_with_its_hold(
+    api_key: ApiKey, checkpoint: Checkpoint
+) -> None:
+    open_bill(api_key, checkpoint)
+    Completion.objects.update(lease_expires_at=None)
+    assert billing.reap(now=NOW + billing.REQUEST_DURATION) == []
+    assert len(billing.reap(now=NOW + billing.HOLD_DURATION)) == 1

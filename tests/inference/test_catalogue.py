@@ -42,3 +42,31 @@ def test_an_experiment_without_a_checkpoint_is_not_ready(state: State) -> None:
     make_experiment(slug="fresh", state=state)
     with pytest.raises(catalogue.ModelNotReady):
         catalogue.find("fresh")
+
+
+def test_a_rounds_checkpoint_has_a_name_of_its_own() -> None:
+    experiment = make_experiment(slug="study")
+    old = make_checkpoint(experiment=experiment, number=0)
+    newest = make_checkpoint(experiment=experiment, number=12)
+    make_checkpoint(experiment=experiment, number=13, published_at=None)
+    assert catalogue.find("study@0") == old
+    assert catalogue.find("study@12") == catalogue.find("study") == newest
+    assert list(catalogue.published("study")) == [newest, old]
+    assert (catalogue.is_pinned("study@0"), catalogue.is_pinned("study")) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["study@13", "study@7", "study@", "study@-1", "study@01", "study@x", "study@²", f"study@{'9' * 5_000}", "@0"],
+)
+def test_a_round_without_a_published_checkpoint_is_not_found(name: str) -> None:
+    experiment = make_experiment(slug="study")
+    make_checkpoint(experiment=experiment, number=0)
+    make_checkpoint(experiment=experiment, number=13, published_at=None)
+    with pytest.raises(catalogue.ModelNotFound):
+        catalogue.find(name)
+
+
+def test_a_drafts_checkpoints_cannot_be_asked() -> None:
+    make_checkpoint(experiment=make_experiment(slug="study", state=State.DRAFT))
+    assert not catalogue.published("study").exists()

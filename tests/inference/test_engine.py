@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,14 +10,50 @@ from redis import Redis
 
 from fai_project.redis_server import RedisServer
 from inference import engine as engine_module
+from inference import engine_metrics as metrics
 from inference import wire
-from inference.engine import Engine
+from inference.engine import Engine, choice_of
 from inference.mailbox import Mailbox
-from inference.runner import Runner
+from inference.runner import Choice, Generated, Runner
+from inference.status import EngineStatus
 from inference.wire import ChoiceTokens, Event, Failed, GenerationRequest, Started
 from ml.generation import generate_tokens
+from ml.inference_model import InferenceModel
 from ml.sampling import SamplingParams
+from tests.inference.engines import make_status
 from tests.inference.make import make_gpt, make_request, make_runner
+
+COUNTED = {
+    "fai_engine_prompt_tokens_total": 3.0,
+    "fai_engine_completion_tokens_total": 9.0,
+    "fai_engine_queue_seconds_count": 1.0,
+    "fai_engine_step_seconds_count": 9.0,
+    "fai_engine_batch_texts_count": 9.0,
+    "fai_engine_batch_texts_sum": 9.0,
+}
+
+
+class CountingRunner(Runner):
+    """Counts its steps; may cancel the request `one` in one of them, or stop the engine before it takes any."""
+
+    def __init__(self, redis: Redis, *, cancels_at: int = 0, stops: threading.Event | None = None) -> None:
+        model = InferenceModel(make_gpt(seed=2), weight_format="fp32")
+        super().__init__(model, checkpoint_id=2, sha256=f"{2:064d}", num_slots=2)
+        self.num_steps = 0
+        self._redis = redis
+        self._cancels_at = cancels_at
+        self._stops = stops
+
+    def add(self, choices: Sequence[Choice]) -> None:
+        super().add(choices)
+        if self._stops is not None:
+            self._stops.set()
+
+    def step(self) -> list[Generated]:
+        self.num_steps += 1
+        if self.num_steps == self._cancels_at:
+            self._redis.sadd(wire.cancel_key("one"), 0)
+        return super().step()
 
 
 class RunningEngine:
@@ -124,7 +160,7 @@ def test_after_a_swap_old_requests_end_on_the_old_checkpoint(running: RunningEng
     running.submit(old)
     first = running.read("old")
     running.install(make_runner(num_slots=2, seed=1))
-    while len(running.engine._runners) < 2 and running.engine._unfinished:
+    while len(running.engine._runners) < 2 and running.engine.underway:
         time.sleep(0.001)
     new = make_request("new")
     running.submit(new)
@@ -138,11 +174,12 @@ def test_after_a_swap_old_requests_end_on_the_old_checkpoint(running: RunningEng
 
 
 def test_a_stopped_engine_takes_nothing_more_and_fails_what_it_cannot_finish(
-    running: RunningEngine, monkeypatch: pytest.MonkeyPatch
+    running: RunningEngine,
 ) -> None:
-    monkeypatch.setattr(engine_module, "GRACE_SECONDS", 0.0)
+    running.engine._grace_seconds = 0.0
     running.submit(make_request("begun", max_tokens=61, n=8))
-    running.read("begun")
+    while not any(isinstance(event, ChoiceTokens) for event in running.read("begun")):
+        pass
     running.stop.set()
     running.submit(make_request("late"))
     running.thread.join(5)
@@ -153,9 +190,115 @@ def test_a_stopped_engine_takes_nothing_more_and_fails_what_it_cannot_finish(
 
 
 def test_an_engine_says_what_it_serves_until_it_leaves(running: RunningEngine) -> None:
-    running.mailbox.beat(models=["study", "other"])
-    assert running.redis.get(wire.alive_key("engine")) == b'["other", "study"]'
+    status = make_status()
+    running.mailbox.beat(status)
+    told: Any = running.redis.get(wire.alive_key("engine"))
+    assert EngineStatus.decode(told) == status
     assert 0 < running.redis.ttl(wire.alive_key("engine")) <= wire.ALIVE_SECONDS
     running.mailbox.leave()
     assert running.redis.get(wire.alive_key("engine")) is None
     assert not running.redis.sismember(wire.ENGINES_KEY, "engine")
+
+
+def test_a_request_is_cancelled_by_the_step_in_which_its_client_left(running: RunningEngine) -> None:
+    """The fifth step itself cancels, so that it is known which one is the last that may come."""
+    runner = CountingRunner(running.redis, cancels_at=5)
+    running.install(runner)
+    while running.engine.served[0].sha256 != runner.sha256:
+        time.sleep(0.001)
+    running.submit(make_request(max_tokens=60))
+    while runner.num_steps == 0 or running.engine.underway:
+        time.sleep(0.001)
+    assert runner.num_steps == 5
+    assert runner.is_idle
+
+
+def test_what_is_not_begun_when_an_engine_stops_goes_to_another(running: RunningEngine) -> None:
+    running.engine._grace_seconds = 0.0
+    stopping = CountingRunner(running.redis, stops=running.stop)
+    running.install(stopping)
+    while running.engine.served[0].sha256 != stopping.sha256:
+        time.sleep(0.001)
+    request = make_request("one", n=2, max_tokens=60)
+    running.submit(request)
+    running.thread.join(5)
+    assert running.redis.lrange(wire.queue_key("study"), 0, -1) == [request.encode().encode()]
+    assert [type(event) for event in running.read("one")] == [Started]
+
+
+def test_a_model_is_taken_away_and_what_runs_on_it_ends_first(running: RunningEngine) -> None:
+    request = make_request(max_tokens=61)
+    running.submit(request)
+    running.read("one")
+    running.engine.installed.put(("study", None))
+    del running._last_ids["one"]
+    assert running.read_to_the_end(request)[1] == {0: expected(request, 0)}
+    while running.engine._runners:
+        time.sleep(0.001)
+    assert running.engine.served == ()
+
+
+def test_one_runner_under_two_names_is_stepped_once(running: RunningEngine) -> None:
+    runner = CountingRunner(running.redis)
+    for name in ("study", "study@0"):
+        running.engine.installed.put((name, runner))
+    while len(running.engine.served) < 2:
+        time.sleep(0.001)
+    running.submit(make_request(model="study@0", max_tokens=7))
+    while runner.num_steps == 0 or running.engine.underway:
+        time.sleep(0.001)
+    assert runner.num_steps == 7
+
+
+def test_a_stopping_engine_offers_nothing(running: RunningEngine) -> None:
+    running.submit(make_request(max_tokens=61))
+    running.read("one")
+    assert [model.num_running for model in running.engine.served] == [1]
+    running.stop.set()
+    assert running.engine.served == ()
+
+
+def test_what_an_engine_does_is_counted(running: RunningEngine) -> None:
+    def count(name: str, **labels: str) -> float:
+        return metrics.REGISTRY.get_sample_value(name, {"model": "study", **labels}) or 0.0
+
+    before = {name: count(name) for name in COUNTED}
+    done = count("fai_engine_requests_total", outcome="done")
+    request = make_request(max_tokens=9, queued_at=time.time())
+    running.submit(request)
+    running.read_to_the_end(request)
+    while running.engine.underway:
+        time.sleep(0.001)
+    assert {name: count(name) - before[name] for name in COUNTED} == COUNTED
+    assert count("fai_engine_requests_total", outcome="done") - done == 1
+    assert running.engine.underway.tokens.per_second() > 0
+
+
+def test_every_field_of_a_request_reaches_the_sampler() -> None:
+    request = make_request(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        min_p=0.1,
+        repetition_penalty=1.2,
+        frequency_penalty=0.3,
+        presence_penalty=0.4,
+        logit_bias=((7, 1.5),),
+        n=2,
+    )
+    params = choice_of(request, 1).params
+    named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+    assert {name: getattr(params, name) for name in named} == {name: getattr(request, name) for name in named}
+    assert (params.logit_bias, params.seed, params.max_tokens) == (((7, 1.5),), request.seed + 1, 8)
+
+
+def test_each_prompt_is_scored_by_one_of_its_choices() -> None:
+    request = make_request(prompts=((1,), (2,)), n=2, num_logprobs=3, has_prompt_logprobs=True)
+    choices = [choice_of(request, index) for index in range(4)]
+    assert [(choice.prompt, choice.has_prompt_logprobs) for choice in choices] == [
+        (0, True),
+        (0, False),
+        (1, True),
+        (1, False),
+    ]
+    assert {choice.num_logprobs for choice in choices} == {3}

@@ -30,6 +30,7 @@ def test_an_answer_may_be_handed_back_as_it_came() -> None:
         ([{"role": "user"}], "messages[0].content"),
         ([{"role": "user", "content": []}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0]"),
+        ([{"role": "user", "content": [{"type": "text", "text": "x", "size": 1}]}], "messages[0].content[0].size"),
         ([{**QUESTION, "name": "mina"}], "messages[0].name"),
         ([QUESTION, {"role": "assistant", "content": "A"}], "messages[1].role"),
     ],

@@ -5,7 +5,8 @@ from openai.types import completion_create_params as text
 from openai.types.chat import completion_create_params as chat
 
 from inference.errors import ApiError
-from inference.parameters import CHAT_FIELDS, COMPLETION_FIELDS, UNSUPPORTED_FIELDS, read_chat, read_completion
+from inference.fields import CHAT_FIELDS, COMPLETION_FIELDS, UNSUPPORTED_FIELDS
+from inference.parameters import Parameters, read_chat, read_completion
 
 TEXT = {"model": "study", "prompt": "x"}
 CHAT = {"model": "study", "messages": [{"role": "user", "content": "x"}]}
@@ -56,6 +57,11 @@ def test_a_prompt_of_another_form_is_refused(prompt: Any) -> None:
         ("n", 1, 128, 1),
         ("top_k", -1, 10_000_000, 1),
         ("seed", -(2**63), 2**63 - 1, 1),
+        ("max_tokens", 0, 10_000_000, 1),
+        ("logprobs", 0, 5, 1),
+        ("best_of", 1, 20, 1),
+        ("frequency_penalty", -2, 2, 0.01),
+        ("presence_penalty", -2, 2, 0.01),
     ],
 )
 def test_a_number_is_taken_up_to_its_bounds_and_refused_beyond(name: str, least: Any, most: Any, step: Any) -> None:
@@ -76,9 +82,10 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> No
     assert (error.param, error.code) == (name, "invalid_type")
 
 
-def test_true_is_no_number() -> None:
+def test_true_is_no_number_and_two_point_zero_is_an_integer() -> None:
     assert refusal({**TEXT, "n": True}).code == "invalid_type"
-    assert refusal({**TEXT, "n": 1.0}).code == "invalid_type"
+    assert refusal({**TEXT, "n": 1.5}).code == "invalid_type"
+    assert read_completion({**TEXT, "n": 2.0}).n == 2
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x"}, {"model": None}])
@@ -93,15 +100,9 @@ def test_messages_are_required() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logprobs", 2),
-        ("echo", True),
-        ("best_of", 2),
         ("suffix", "end"),
-        ("logit_bias", {"5": -100}),
-        ("frequency_penalty", 0.5),
         ("tools", [{"type": "function"}]),
         ("response_format", {"type": "json_object"}),
-        ("logprobs", True),
         ("modalities", ["text", "audio"]),
         ("store", True),
     ],
@@ -113,14 +114,21 @@ def test_what_is_not_supported_is_refused_by_name(name: str, value: Any) -> None
         assert name in str(error)
 
 
+def test_what_belongs_to_the_other_endpoint_is_refused_by_name() -> None:
+    for body, is_chat in (
+        ({**CHAT, "echo": True}, True),
+        ({**CHAT, "best_of": 2}, True),
+        ({**TEXT, "top_logprobs": 2}, False),
+    ):
+        error = refusal(body, is_chat=is_chat)
+        assert (error.param, error.code) == (list(body)[-1], "unsupported_parameter")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logprobs", False),
         ("echo", False),
         ("best_of", 1),
-        ("frequency_penalty", 0),
-        ("presence_penalty", 0.0),
         ("tools", None),
         ("response_format", {"type": "text"}),
         ("modalities", ["text"]),
@@ -149,6 +157,60 @@ def test_the_two_names_of_the_longest_answer_must_agree() -> None:
 
 def test_prompts_times_choices_are_bounded() -> None:
     assert refusal({**TEXT, "prompt": ["a"] * 65, "n": 2}).param == "n"
+
+
+def test_best_of_is_at_least_n_and_not_streamed() -> None:
+    assert read_completion({**TEXT, "n": 2, "best_of": 3}).best_of == 3
+    assert read_completion({**TEXT, "n": 2}).best_of == 2
+    assert refusal({**TEXT, "n": 3, "best_of": 2}).param == "best_of"
+    assert refusal({**TEXT, "best_of": 2, "stream": True}).param == "best_of"
+    assert read_completion({**TEXT, "n": 2, "best_of": 2, "stream": True}).n == 2
+    assert refusal({**TEXT, "prompt": ["a"] * 7, "best_of": 20}).param == "best_of"
+
+
+def test_logprobs_of_a_chat_are_switched_on_and_counted_apart() -> None:
+    def num_logprobs(**fields: Any) -> int | None:
+        return read_chat({**CHAT, **fields}).num_logprobs
+
+    assert [num_logprobs(), num_logprobs(logprobs=True), num_logprobs(logprobs=True, top_logprobs=20)] == [None, 0, 20]
+    assert refusal({**CHAT, "top_logprobs": 2}, is_chat=True).param == "top_logprobs"
+    assert refusal({**CHAT, "logprobs": 2}, is_chat=True).param == "logprobs"
+    assert refusal({**CHAT, "logprobs": True, "top_logprobs": 21}, is_chat=True).param == "top_logprobs"
+
+
+def test_logprobs_of_a_text_are_a_count() -> None:
+    counts = [read_completion({**TEXT, **fields}).num_logprobs for fields in ({}, {"logprobs": 0}, {"logprobs": 5})]
+    assert counts == [None, 0, 5]
+    assert refusal({**TEXT, "logprobs": True}).code == "invalid_type"
+
+
+def test_only_a_text_may_have_no_tokens() -> None:
+    assert read_completion({**TEXT, "max_tokens": 0, "echo": True}).max_tokens == 0
+    assert refusal({**CHAT, "max_tokens": 0}, is_chat=True).param == "max_tokens"
+
+
+def test_biases_are_tokens_and_numbers() -> None:
+    given: Parameters = read_chat({**CHAT, "logit_bias": {"5": -100, "0": 2.5}})
+    assert given.logit_bias == ((5, -100.0), (0, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("bias", "param"),
+    [
+        ([], "logit_bias"),
+        ({str(token): 1 for token in range(301)}, "logit_bias"),
+        ({"foo": 0}, "logit_bias.foo"),
+        ({"-1": 0}, "logit_bias.-1"),
+        ({"05": 0}, "logit_bias.05"),
+        ({"٣": 0}, "logit_bias.٣"),
+        ({"9" * 5_000: 0}, "logit_bias." + "9" * 5_000),
+        ({"5": 101}, "logit_bias.5"),
+        ({"5": None}, "logit_bias.5"),
+        ({"5": "1"}, "logit_bias.5"),
+    ],
+)
+def test_a_bias_that_makes_no_sense_is_refused_by_name(bias: Any, param: str) -> None:
+    assert refusal({**TEXT, "logit_bias": bias}).param == param
 
 
 @pytest.mark.parametrize("stop", [["a"] * 5, "", ["a", ""], [1]])

@@ -8,6 +8,7 @@ from inference.messages import Message
 from ml.data import encode_documents
 from tests.inference.make import make_served_experiment
 from tests.ml.make import make_tokenizer
+from tests.variables import ROOT
 
 pytestmark = pytest.mark.django_db
 
@@ -49,6 +50,36 @@ def test_instructions_stand_before_the_question(sha256: str) -> None:
     assert asked == prompts.encode_chat(
         [Message(role="user", text="Be brief.\n\nRhyme.\n\nWhy?")], sha256=sha256, block_size=BLOCK_SIZE
     )
+
+
+def test_instructions_that_no_question_follows_are_the_question(sha256: str) -> None:
+    messages = [Message(role=role, text="Why?") for role in ("developer", "user")]
+    alone, asked = (prompts.encode_chat([message], sha256=sha256, block_size=BLOCK_SIZE) for message in messages)
+    assert alone == asked
+
+
+def test_a_bias_of_a_token_that_the_model_lacks_is_refused_by_name(sha256: str) -> None:
+    last = make_tokenizer().get_vocab_size() - 1
+    prompts.check_biases([(last, 1.0)], sha256=sha256)
+    with pytest.raises(ApiError) as caught:
+        prompts.check_biases([(0, 1.0), (last + 1, 1.0)], sha256=sha256)
+    assert caught.value.param == f"logit_bias.{last + 1}"
+
+
+def test_the_documentation_shows_what_a_chat_becomes(sha256: str) -> None:
+    turns = [
+        ("user", "위젯이 뭐야?"),
+        ("assistant", "화면의 한 부분이다."),
+        ("system", "짧게 답해."),
+        ("user", "예를 들면?"),
+    ]
+    messages = [Message(role=role, text=text) for role, text in turns]
+    text = make_tokenizer().decode(
+        prompts.encode_chat(messages, sha256=sha256, block_size=BLOCK_SIZE), skip_special_tokens=False
+    )
+    document = (ROOT / "docs" / "completions.md").read_text(encoding="utf-8")
+    assert f"\n```\n{text}```\n" in document
+    assert all(f'{{"role": "{role}", "content": "{content}"}}' in document for role, content in turns)
 
 
 def test_what_a_user_writes_forges_no_marker(sha256: str) -> None:

