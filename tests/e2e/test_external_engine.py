@@ -67,6 +67,11 @@ def export_checkpoint(service: CompletionService) -> Path:
     return export(open_run(folder), format_name="gguf", out=service.folder / "gguf", dtype="fp32").folder / "model.gguf"
 
 
+def lenient(service: CompletionService) -> openai.OpenAI:
+    """OpenAI's types have no text chunk without a finish_reason, although its API sends them."""
+    return openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"], max_retries=0)
+
+
 def start_bridge(service: CompletionService, url: str) -> None:
     """Return once it serves."""
     service._spawn(
@@ -89,7 +94,7 @@ def test_the_same_request_gets_the_same_answer_and_the_same_bill(
 
 
 def test_a_stream_is_counted_to_its_last_token(service: CompletionService, llama: Llama) -> None:
-    with service.client() as client:
+    with lenient(service) as client:
         stream = client.completions.create(**ASKED, n=3, stream=True, stream_options={"include_usage": True})
         *chunks, last = list(stream)
     assert {chunk.choices[0].index for chunk in chunks} == {0, 1, 2}
@@ -112,7 +117,7 @@ def test_a_server_that_dies_ends_its_streams_for_free_and_its_model_is_unavailab
 ) -> None:
     before = service.balance()
     asked = {**ASKED, "max_tokens": 200, "n": 8, "logit_bias": {"0": -100, "4": -100}}
-    with service.client() as client:
+    with lenient(service) as client:
         stream = client.completions.create(**asked, stream=True)
         next(stream)
         killing = threading.Thread(target=llama.kill)
