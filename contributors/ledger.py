@@ -213,10 +213,15 @@ def _change(account: Account, *, balance: int = 0, held: int = 0) -> None:
     """Change a contributor's cached columns in one UPDATE that refuses to overdraw; the system's have none."""
     if account.contributor_id is None:
         return
-    covered = Account.objects.filter(pk=account.pk, balance__gte=F("held") + held - balance)
-    if not covered.update(balance=F("balance") + balance, held=F("held") + held):
+    covered = Account.objects.filter(pk=account.pk, balance__gte=F("held") + _credits(held - balance))
+    if not covered.update(balance=F("balance") + _credits(balance), held=F("held") + _credits(held)):
         stored = Account.objects.get(pk=account.pk)
         raise InsufficientCredits(f"{held - balance} credits are needed, {stored.balance - stored.held} are available")
+
+
+def _credits(amount: int) -> Value:
+    """The amount for an expression. Django sends a plain number as 32 bits to PostgreSQL, and drops the others."""
+    return Value(amount, output_field=BigIntegerField())
 
 
 @transaction.atomic

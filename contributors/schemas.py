@@ -10,8 +10,17 @@ from contributors.models import ApiKey, Contributor, Device, Posting, Scope
 from ml.protocol import DeviceAccount
 
 
+class Text(serializers.CharField):
+    """A string and nothing else: REST framework's own field takes numbers for it."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class JoinRequest(serializers.Serializer[Any]):
-    nickname = serializers.CharField(max_length=200, help_text="1 to 40 visible characters.")
+    nickname = Text(max_length=200, help_text="1 to 40 visible characters.")
 
 
 class Joined(serializers.Serializer[Any]):
@@ -21,9 +30,7 @@ class Joined(serializers.Serializer[Any]):
 
 
 class RegisterRequest(serializers.Serializer[Any]):
-    name = serializers.CharField(
-        max_length=200, help_text="1 to 60 visible characters; the same name, the same device."
-    )
+    name = Text(max_length=200, help_text="1 to 60 visible characters; the same name, the same device.")
     hardware = serializers.DictField(help_text="Flat: device, name, memory_bytes, cores, bf16, and what else helps.")
     protocol_version = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
 
@@ -91,7 +98,7 @@ class KeyLimits(serializers.Serializer[Any]):
 
 
 class KeyRequest(KeyLimits):
-    name = serializers.CharField(max_length=60)
+    name = Text(max_length=60)
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), min_length=1, max_length=8)
 
 

@@ -33,16 +33,19 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     options = parser.parse_args()
     keep_to_cores(NUM_CORES)
-    with tempfile.TemporaryDirectory(prefix="fai-balance-") as folder, database("postgresql", Path(folder)) as url:
-        with started(options.preset, NUM_CORES, database_url=url) as service:
-            with watched(url) as seen:
-                streams = play(
-                    [body(number, max_tokens=MAX_TOKENS) for number in range(NUM_REQUESTS)],
-                    port=service.port,
-                    api_key=service.keys["small"],
-                    num_connections=NUM_REQUESTS,
-                )
-            bills = service.read_bills()
+    with (
+        tempfile.TemporaryDirectory(prefix="fai-balance-") as folder,
+        database("postgresql", Path(folder)) as url,
+        started(options.preset, NUM_CORES, database_url=url) as service,
+    ):
+        with watched(url) as seen:
+            streams = play(
+                [body(number, max_tokens=MAX_TOKENS) for number in range(NUM_REQUESTS)],
+                port=service.port,
+                api_key=service.keys["small"],
+                num_connections=NUM_REQUESTS,
+            )
+        bills = service.read_bills()
     report(streams, seen, bills["violations"], left=bills["available"]["small"])
 
 

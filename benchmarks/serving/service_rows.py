@@ -20,7 +20,7 @@ from ml.config import PRESETS, ModelConfig
 
 MODEL = "benchmark"
 PRICE = 3
-RICH_CREDITS = 10**12
+RICH_CREDITS = 10**9
 SMALL_CREDITS = 14_400
 LETTERS = "bcdfghklmnprstvzaeiou"
 

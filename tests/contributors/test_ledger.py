@@ -33,6 +33,16 @@ def test_an_earning_can_be_spent_at_once():
     balance_of(mina, available=100)
 
 
+@pytest.mark.postgresql
+@pytest.mark.parametrize("amount", [2**31 - 1, 2**31, 10**10, 2**62])
+def test_no_amount_loses_its_upper_bits(amount):
+    mina = make_contributor()
+    make_earning(mina, amount)
+    balance_of(mina, available=amount)
+    ledger.capture(hold=make_hold(mina, amount), amount=amount, now=NOW)
+    balance_of(mina)
+
+
 def test_an_earning_is_booked_once():
     mina = make_contributor()
     first = ledger.earn(contributor=mina, amount=100, source="attempt:1", release_at=None, now=NOW)

@@ -74,7 +74,7 @@ def test_another_content_type_is_refused(service: CompletionService, kind: str) 
 
 @pytest.mark.parametrize("secret", ["_", "fai_sk_abcdefgh_\xe9", "a" * 60_000, "fai_sk_" + "_" * 5_000])
 def test_a_hostile_key_is_refused(service: CompletionService, secret: str) -> None:
-    answer = post(service, body(), Authorization=f"Bearer {secret}".encode("latin-1"))
+    answer = post(service, body(), Authorization=f"Bearer {secret}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
@@ -118,13 +118,14 @@ def test_a_client_that_never_reads_is_not_generated_for_in_memory(service: Compl
         time.sleep(0.1)
 
 
-def post(service: CompletionService, content: bytes, **headers: str | bytes) -> httpx.Response:
-    fields: dict[str, str | bytes] = {
+def post(service: CompletionService, content: bytes, **headers: str) -> httpx.Response:
+    fields = {
         "Authorization": f"Bearer {service.keys['rich']}",
         "Content-Type": "application/json",
         **headers,
     }
-    return httpx.post(f"{service.base_url}/completions", content=content, headers=fields, timeout=60)
+    encoded = {name.encode(): value.encode("latin-1") for name, value in fields.items()}
+    return httpx.post(f"{service.base_url}/completions", content=content, headers=encoded, timeout=60)
 
 
 def memory_bytes(service: CompletionService) -> int:

@@ -91,7 +91,7 @@ def test_what_was_paid_before_the_client_left_is_kept(api_key: ApiKey, checkpoin
 
 def test_the_reaper_frees_the_key_with_the_hold(api_key: ApiKey, checkpoint: Checkpoint) -> None:
     open_bill(api_key, checkpoint, make_claim())
-    assert billing.reap(now=NOW + billing.LEASE_DURATION) == 1
+    assert billing.reap(now=NOW + billing.LEASE_DURATION) == ["cmpl-0"]
     assert idempotency.find(make_claim(), api_key=api_key, now=NOW) is None
 
 
