@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 
 from contributors.problems import MEDIA_TYPE
-from inference.errors import ApiError
+from inference.openai.errors import ApiError
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -39,7 +39,7 @@ def logging_settings(log_format: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request_ids": {"()": "inference.tracing.RequestIds"}},
+        "filters": {"request_ids": {"()": "inference.monitoring.tracing.RequestIds"}},
         "formatters": {
             "line": {
                 "()": "fai_project.log_settings.LineFormatter",

@@ -71,7 +71,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "inference.tracing.trace_requests",
+    "inference.monitoring.tracing.trace_requests",
     "django.middleware.security.SecurityMiddleware",
     "fai_project.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -8,9 +8,9 @@ from drf_spectacular.views import SpectacularAPIView
 import contributors.urls
 import training.urls
 from fai_project.health import health
-from inference.engine_admin import show_engines
-from inference.metrics_page import show_metrics
-from inference.pages import show_playground
+from inference.monitoring.dashboard import show_engines
+from inference.monitoring.page import show_metrics
+from inference.playground.pages import show_playground
 from training import pages
 
 handler404 = "fai_project.failures.not_found"

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from contributors.admin import ReadOnly
-from inference import billing
+from inference.billing import charges
 from inference.models import Completion, IdempotentRequest
 
 
@@ -40,7 +40,7 @@ class CompletionAdmin(ReadOnly, ModelAdmin):
 
     @admin.display(description="credits paid", ordering="hold__captured_amount")
     def credits(self, completion: Completion) -> int:
-        return billing.credits_paid(completion)
+        return charges.credits_paid(completion)
 
 
 @admin.register(IdempotentRequest)

@@ -9,28 +9,20 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 
-from inference import (
-    account,
-    cancellation,
-    catalogue,
-    completions,
-    database,
-    errors,
-    idempotency,
-    parameters,
-    schemas,
-    sse,
-)
-from inference.bills import Bill
-from inference.completions import Session
+from inference import catalogue, database, schemas
+from inference.billing import account, idempotency
+from inference.billing.bills import Bill
+from inference.billing.idempotency import Claim
+from inference.billing.limits import Allowance
+from inference.completions import cancellation, sessions
+from inference.completions.provider import EngineGone
+from inference.completions.sessions import Session
+from inference.completions.streams import EventStream
 from inference.endpoint import READ, WRITE, Endpoint, api_key_of, json_object
-from inference.errors import ApiError
-from inference.idempotency import Claim
-from inference.limits import Allowance
-from inference.parameters import Parameters
-from inference.provider import EngineGone
-from inference.shapes import ChatShape, Shape, TextShape, model_json
-from inference.streams import EventStream
+from inference.openai import errors, parameters, sse
+from inference.openai.errors import ApiError
+from inference.openai.parameters import Parameters
+from inference.openai.shapes import ChatShape, Shape, TextShape, model_json
 from training.models import Checkpoint
 
 JSON = "application/json"
@@ -90,7 +82,7 @@ class CompletionEndpoint(Endpoint):
         claim = _read_claim(request, body, is_stream=given.is_stream)
         if claim is not None and (kept := await _find_kept(claim, request)) is not None:
             return kept
-        order = await database.call(completions.prepare, given)
+        order = await database.call(sessions.prepare, given)
         cancellation.check()
         session = await Session.open(order, bill=Bill(api_key, allowance=self.allowance, claim=claim))
         if given.is_stream:

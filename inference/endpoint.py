@@ -19,9 +19,9 @@ from rest_framework.request import Request
 from contributors.authentication import ApiKeyAuthentication, HasScope
 from contributors.models import ApiKey, Scope
 from contributors.parsers import BodyTooLarge, BoundedJSONParser
-from inference import errors
-from inference.errors import ApiError
-from inference.limits import Allowance
+from inference.billing.limits import Allowance
+from inference.openai import errors
+from inference.openai.errors import ApiError
 from ml.protocol import UPLOAD_CHUNK_BYTES
 
 READ = ["get", "head"]

@@ -5,9 +5,9 @@ from typing import Any
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 
 from contributors.models import ApiKey, Scope
-from inference import errors, request_schemas, response_schemas
-from inference.idempotency import MAX_KEY_CHARS
-from inference.limits import REQUESTS, TOKENS
+from inference.billing.idempotency import MAX_KEY_CHARS
+from inference.billing.limits import REQUESTS, TOKENS
+from inference.openai import errors, request_schemas, response_schemas
 
 Schema = dict[str, Any]
 Documented = dict[str, Any]

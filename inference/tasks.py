@@ -5,7 +5,8 @@ from datetime import datetime
 from celery import shared_task
 from django.utils import timezone
 
-from inference import billing, idempotency, orphans
+from inference.billing import charges, idempotency
+from inference.completions import orphans
 
 
 @shared_task(name="inference.tasks.reap")
@@ -22,7 +23,7 @@ def sweep() -> None:
 
 def give_up(*, now: datetime) -> int:
     """Number of requests that are free since their web process died, and that engines work on no longer."""
-    request_ids = billing.reap(now=now)
+    request_ids = charges.reap(now=now)
     if request_ids:
         orphans.cancel(request_ids)
     return len(request_ids)

@@ -13,29 +13,16 @@ Shape suffixes as in ml.model; N new tokens of all texts, one after the other.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ml.config import ModelConfig
-from ml.linears import Linear, make_linear
-from ml.model import GPT, Attention, Block, rotation_at
+from ml.inference_layers import InferenceLayers, compiled
+from ml.model import GPT, rotation_at
 from ml.slot_cache import SlotCache, Span
-
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Attention of one layer: its number, (N, H, E) queries, (N, K, E) keys and values -> (N, D), float32."""
-
-
-class _Layer(NamedTuple):
-    qkv: Linear
-    o: Linear
-    gate_up: Linear
-    down: Linear
-    qk_gain: Tensor
-    """(H + K, E)"""
 
 
 class InferenceModel:
@@ -47,16 +34,11 @@ class InferenceModel:
         self.device = model.device
         config = self.config
         with torch.no_grad():
-            embedding = model.model.embed_tokens.weight
-            self._embedding = embedding.detach().float()
-            self._layers = [_layer(cast(Block, block), config, weight_format) for block in model.model.layers]
-            norm = model.model.norm.weight * math.sqrt(config.n_embd)
-            self._head = make_linear((embedding * norm).float(), weight_format=weight_format)
+            self._layers = InferenceLayers(model.model, config, weight_format).eval()
+        self._decode = compiled(self._layers) if self.device.type == "cpu" else self._layers
         positions = torch.arange(config.block_size, device=self.device)[None]
         cos, sin = (part[0, 0] for part in rotation_at(positions, config))
         self._rotation_LE = torch.complex(cos, sin)
-        self._floor = torch.tensor(math.sqrt(config.n_embd * config.norm_eps), device=self.device)
-        self._head_floor = torch.tensor(math.sqrt(config.head_dim * config.norm_eps), device=self.device)
         self._places_L = torch.arange(config.block_size, device=self.device)
 
     @property
@@ -83,19 +65,9 @@ class InferenceModel:
         places = cache.places(rows, positions_B)
         stored = cache.read(rows, length)
         mask = self._mask(positions_B, length, stored[0].dtype) if is_ragged else None
-        kv_dtype, is_whole = stored[0].dtype, stored[0].dtype == torch.float32
-        grouped = (tokens_B.shape[0], self.config.n_kv_head, -1, self.config.head_dim)
-
-        def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
-            cache.write(layer, places, k_BKE, v_BKE)
-            keys, values = stored[2 * layer], stored[2 * layer + 1]
-            # The queries that share a key head are its rows, so that no head has to be repeated.
-            q_BKGE = q_BHE.reshape(grouped)
-            if is_whole:
-                return F.scaled_dot_product_attention(q_BKGE, keys, values, attn_mask=mask).flatten(1)
-            return F.scaled_dot_product_attention(q_BKGE.to(kv_dtype), keys, values, attn_mask=mask).flatten(1).float()
-
-        return self._head(self._hidden(tokens_B, positions_B, attend))
+        rotation = self._rotation_LE[positions_B][:, None]
+        logits: Tensor = self._decode(tokens_B, rotation, places, cache.stores, stored, mask)
+        return logits
 
     def prefill(
         self, tokens_N: Tensor, spans: Sequence[Span], cache: SlotCache, *, wanted: Tensor | slice | None = None
@@ -108,38 +80,21 @@ class InferenceModel:
         slots = torch.tensor([span.slot for span in spans for _ in range(span.num_new)], device=self.device)
         places = cache.places(slots, positions)
         masks = [self._span_mask(span, cache.store.dtype) for span in spans]
-
-        def attend(layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
-            cache.write(layer, places, k_NKE, v_NKE)
-            pieces = torch.split(q_NHE, [span.num_new for span in spans])
+        counts = [span.num_new for span in spans]
+        rotation = self._rotation_LE[positions][:, None]
+        x_ND = self._layers.embed(tokens_N)
+        for number, layer in enumerate(self._layers.layers):
+            q_NHE, k_NKE, v_NKE = layer.project(x_ND, rotation)  # type: ignore[operator]
+            cache.write(number, places, k_NKE, v_NKE)
             attended = (
-                self._attend_span(cache.store[layer], span, q_THE, mask)
-                for span, q_THE, mask in zip(spans, pieces, masks, strict=True)
+                self._attend_span(cache.store[number], span, q_THE, mask)
+                for span, q_THE, mask in zip(spans, torch.split(q_NHE, counts), masks, strict=True)
             )
-            return torch.cat(list(attended)).float()
-
-        hidden_ND = self._hidden(tokens_N, positions, attend)
+            x_ND = layer.finish(x_ND, torch.cat(list(attended)).float())  # type: ignore[operator]
         if wanted is None:
-            wanted = torch.tensor([span.num_new for span in spans], device=self.device).cumsum(0) - 1
-        return self._head(hidden_ND[wanted])
-
-    def _hidden(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
-        config = self.config
-        num_heads, num_turned = config.n_head, config.n_head + config.n_kv_head
-        width = config.intermediate_size
-        rotation_N1E = self._rotation_LE[positions_N][:, None]
-        floor, head_floor = self._floor, self._head_floor
-        x_ND = F.embedding(tokens_N, self._embedding).float()
-        for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(_norm(x_ND, floor))
-            heads = qkv.view(qkv.shape[0], -1, config.head_dim)
-            qk = _norm(heads[:, :num_turned], head_floor) * layer.qk_gain
-            qk = (qk.view(torch.complex64) * rotation_N1E).view(torch.float32)
-            y_ND = attend(number, qk[:, :num_heads], qk[:, num_heads:], heads[:, num_turned:])
-            x_ND = x_ND + layer.o(y_ND)
-            gate_up = layer.gate_up(_norm(x_ND, floor))
-            x_ND = x_ND + layer.down(F.silu(gate_up[:, :width]) * gate_up[:, width:])
-        return _norm(x_ND, floor)
+            wanted = torch.tensor(counts, device=self.device).cumsum(0) - 1
+        logits: Tensor = self._layers.unembed(x_ND[wanted])
+        return logits
 
     def _attend_span(self, store: Tensor, span: Span, q_THE: Tensor, mask: Tensor | None) -> Tensor:
         keys, values = store[:, span.slot : span.slot + 1, :, : span.start + span.num_new].unbind()
@@ -165,31 +120,3 @@ class InferenceModel:
         is_later = self._places_L[:length] > positions_B[:, None]
         mask = torch.zeros(is_later.shape, dtype=dtype, device=self.device)
         return mask.masked_fill_(is_later, -math.inf)[:, None, None]
-
-
-def _norm(x: Tensor, floor: Tensor) -> Tensor:
-    """RMS norm over the last dimension, divided by the square root of its width."""
-    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
-
-
-def _layer(block: Block, config: ModelConfig, weight_format: str) -> _Layer:
-    attention, mlp = block.self_attn, block.mlp
-    before_attention = block.input_layernorm.weight * math.sqrt(config.n_embd)
-    before_mlp = block.post_attention_layernorm.weight * math.sqrt(config.n_embd)
-    q, k = (_paired(proj.weight, config.head_dim) for proj in (attention.q_proj, attention.k_proj))
-    qkv = torch.cat((q, k, attention.v_proj.weight)) * before_attention
-    gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * before_mlp
-    weights = (qkv, attention.o_proj.weight, gate_up, mlp.down_proj.weight)
-    made = [make_linear(weight.float(), weight_format=weight_format) for weight in weights]
-    return _Layer(made[0], made[1], made[2], made[3], _qk_gain(attention, config))
-
-
-def _qk_gain(attention: Attention, config: ModelConfig) -> Tensor:
-    q, k = (_paired(norm.weight, config.head_dim) for norm in (attention.q_norm, attention.k_norm))
-    rows = (q.expand(config.n_head, -1), k.expand(config.n_kv_head, -1))
-    return torch.cat(rows).float().detach() * math.sqrt(config.head_dim)
-
-
-def _paired(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows of each head in the order 0, E/2, 1, E/2 + 1, ...: RoPE's pairs side by side."""
-    return weight.view(-1, 2, head_dim // 2, *weight.shape[1:]).transpose(1, 2).flatten(0, 2)

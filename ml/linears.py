@@ -10,14 +10,9 @@
 One row through nn.Linear reads weights at a quarter of the memory's speed on x86; packed ones are read at all of it.
 """
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-
-Linear = Callable[[Tensor], Tensor]
-"""Shapes: (N, inputs) -> (N, outputs), both float32."""
 
 FORMATS = ("fp16_packed", "fp16", "bf16", "fp32")
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -34,18 +29,43 @@ def formats_of(device: torch.device) -> tuple[str, ...]:
     return ("bf16", "fp32") if _computes_bf16() else ("fp32",)
 
 
-def make_linear(weight: Tensor, *, weight_format: str) -> Linear:
-    """The layer of a weight (outputs, inputs) in one of FORMATS."""
+def make_linear(weight: Tensor, *, weight_format: str) -> nn.Module:
+    """The layer of a weight (outputs, inputs) in one of FORMATS. Shapes: (N, inputs) -> (N, outputs), both float32."""
     weight = weight.detach()
     if weight_format == "fp16_packed":
-        op, packed = torch.ops.quantized.linear_dynamic_fp16, torch.ops.quantized.linear_prepack_fp16(weight, None)
-        return lambda x: op(x, packed)
-    if weight_format == "fp32":
-        whole = weight.contiguous()
-        return lambda x: F.linear(x, whole)
-    dtype = _DTYPES[weight_format]
-    half = weight.to(dtype).contiguous()
-    return lambda x: F.linear(x.to(dtype), half).float()
+        return _Packed(weight)
+    return _Whole(weight) if weight_format == "fp32" else _Half(weight.to(_DTYPES[weight_format]))
+
+
+class _Packed(nn.Module):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)  # type: ignore[no-any-return]
+
+
+class _Whole(nn.Module):
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class _Half(nn.Module):
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight).float()
 
 
 def _computes_bf16() -> bool:

@@ -29,7 +29,8 @@ class SlotCache:
         shape = (config.n_layer, 2, num_slots, config.n_kv_head, config.block_size, config.head_dim)
         # Zeros, since an unwritten place is masked but still multiplied: 0 x NaN would be NaN.
         self.store = torch.zeros(shape, device=device, dtype=dtype)
-        self._flat = [list(layer.flatten(1, 3).unbind()) for layer in self.store.unbind()]
+        self.stores = [store for layer in self.store.unbind() for store in layer.flatten(1, 3).unbind()]
+        """Keys and values of each layer in turn, a row for each place of each head."""
         heads = torch.arange(num_slots * config.n_kv_head, device=device).view(num_slots, -1)
         self._first_places_NK = heads * config.block_size
 
@@ -47,7 +48,7 @@ class SlotCache:
 
     def write(self, layer: int, places: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> None:
         """Store keys and values of new tokens."""
-        keys, values = self._flat[layer]
+        keys, values = self.stores[2 * layer : 2 * layer + 2]
         width = keys.shape[-1]
         if keys.dtype != k_BKE.dtype:
             k_BKE, v_BKE = k_BKE.to(keys.dtype), v_BKE.to(keys.dtype)

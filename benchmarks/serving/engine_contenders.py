@@ -27,7 +27,7 @@ def prompts(batch: int) -> list[list[int]]:
 def ours(home: Path, *, threads: int, batch: int, new_tokens: int) -> Generate:
     import torch  # noqa: PLC0415 - only this contender's process needs it
 
-    from inference.runner import Choice, Runner  # noqa: PLC0415
+    from inference.engine.runner import Choice, Runner  # noqa: PLC0415
     from ml.inference_parity import prepare  # noqa: PLC0415
     from ml.prefix_cache import PrefixCache  # noqa: PLC0415
     from ml.run import open_run  # noqa: PLC0415

@@ -13,7 +13,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import torch
 
-from inference.runner import Choice, Runner
+from inference.engine.runner import Choice, Runner
 from ml.checkpoint import load_model
 from ml.inference_parity import prepare
 from ml.sampling import SamplingParams

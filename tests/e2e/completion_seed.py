@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from contributors import api_keys, ledger
 from contributors.models import Contributor, Scope
-from inference import billing, tasks
+from inference import tasks
+from inference.billing import charges
 from inference.models import Completion
 from ml import checkpoint, corpus, tokenizer
 from ml.config import ModelConfig
@@ -65,7 +66,7 @@ def bills() -> str:
 
 def reap_later() -> int:
     """Requests that are given up once their web process has been silent for long enough."""
-    return tasks.give_up(now=timezone.now() + billing.LEASE_DURATION + timedelta(seconds=1))
+    return tasks.give_up(now=timezone.now() + charges.LEASE_DURATION + timedelta(seconds=1))
 
 
 def publish(*, number: int, is_public: bool = True) -> None:

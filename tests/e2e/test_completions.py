@@ -12,7 +12,7 @@ import openai
 import pytest
 import torch
 
-from inference.token_scores import ScoredToken, text_logprobs
+from inference.openai.token_scores import ScoredToken, text_logprobs
 from ml import corpus, tokenizer
 from ml.model import initial_model
 from tests.e2e import completion_seed

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inference import prompts
+from inference.completions import prompts
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from inference.runner import Choice, Runner
+from inference.engine.runner import Choice, Runner
 from inference.wire import GenerationRequest
 from ml.checkpoint import save_model
 from ml.config import ModelConfig

@@ -3,7 +3,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from inference import billing, idempotency
+from inference.billing import charges, idempotency
 from inference.models import Completion
 from tests.contributors.make import NOW, make_contributor, make_key
 from tests.training.make import make_checkpoint, make_experiment
@@ -19,7 +19,7 @@ def operator(client: Client) -> Client:
 
 @pytest.fixture
 def completion() -> Completion:
-    opened = billing.open_bill(
+    opened = charges.open_bill(
         request_id="cmpl-1",
         api_key=make_key(make_contributor("mina", credits_=1_000))[0],
         checkpoint=make_checkpoint(experiment=make_experiment(slug="study", credits_per_completion_token=3)),
@@ -28,7 +28,7 @@ def completion() -> Completion:
         claim=idempotency.read("once", path="/v1/completions", body={}, content_type="application/json"),
         now=NOW,
     )
-    billing.settle(completion=opened, state=Completion.State.DONE, completion_tokens=27, answer=b"a secret", now=NOW)
+    charges.settle(completion=opened, state=Completion.State.DONE, completion_tokens=27, answer=b"a secret", now=NOW)
     return opened
 
 

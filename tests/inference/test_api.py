@@ -13,7 +13,8 @@ from redis import Redis
 from contributors import ledger
 from contributors.models import Scope
 from fai_project.redis_server import RedisServer
-from inference import provider, wire
+from inference import wire
+from inference.completions import provider
 from inference.endpoint import BodyParser
 from inference.models import Completion
 from tests.contributors.make import make_contributor, make_key

@@ -2,7 +2,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from contributors import ledger
-from inference import billing, tasks
+from inference import tasks
+from inference.billing import charges
 from inference.models import Completion
 from tests.contributors.make import NOW, make_contributor, make_key
 from tests.training.make import make_checkpoint, make_experiment
@@ -25,7 +26,7 @@ def test_an_engine_that_cannot_serve_says_why(options: dict[str, object], senten
 
 def test_the_task_gives_up_what_nobody_works_on() -> None:
     contributor = make_contributor(credits_=1_000)
-    billing.open_bill(
+    charges.open_bill(
         request_id="cmpl-1",
         api_key=make_key(contributor)[0],
         checkpoint=make_checkpoint(experiment=make_experiment()),

@@ -6,7 +6,8 @@ import pytest
 from django.utils import timezone
 
 from fai_project.celery_settings import beat_schedule, task_routes
-from inference import billing, idempotency, tasks
+from inference import tasks
+from inference.billing import charges, idempotency
 from inference.models import Completion, IdempotentRequest
 from tests.contributors.make import make_contributor, make_key
 from tests.training.make import make_checkpoint, make_experiment
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.django_db
 
 def make_completion() -> Completion:
     """A request with an Idempotency-Key whose lease has run out, and nothing else."""
-    now = timezone.now() - billing.LEASE_DURATION
-    return billing.open_bill(
+    now = timezone.now() - charges.LEASE_DURATION
+    return charges.open_bill(
         request_id="cmpl-1",
         api_key=make_key(make_contributor(credits_=100))[0],
         checkpoint=make_checkpoint(experiment=make_experiment(credits_per_completion_token=1)),
@@ -41,7 +42,7 @@ def test_reap_gives_abandoned_requests_up() -> None:
 def test_sweep_deletes_answers_whose_time_is_over() -> None:
     completion = make_completion()
     long_ago = timezone.now() - idempotency.KEPT - timedelta(seconds=1)
-    billing.settle(
+    charges.settle(
         completion=completion, state=Completion.State.DONE, completion_tokens=5, answer=b"said", now=long_ago
     )
     tasks.sweep()

@@ -16,7 +16,7 @@ def resolve(patterns):
             assert pattern.callback
 
 resolve(get_resolver().url_patterns)
-assert "inference.streams" in sys.modules
+assert "inference.completions.streams" in sys.modules
 print("torch" in sys.modules)
 """
 

@@ -33,7 +33,7 @@ class Command(BaseCommand):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch  # noqa: PLC0415 - the policy counts only before torch is loaded
 
-        from inference.serving import ServingOptions, serve  # noqa: PLC0415 - it loads torch
+        from inference.engine.serving import ServingOptions, serve  # noqa: PLC0415 - it loads torch
 
         if options["threads"] is not None:
             torch.set_num_threads(options["threads"])

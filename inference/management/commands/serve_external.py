@@ -4,11 +4,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from inference import catalogue, prompts
-from inference.external_bridge import BridgeOptions
-from inference.external_serving import serve_external
+from inference import catalogue
+from inference.completions import prompts
+from inference.engine.presence import make_engine_id
+from inference.external.bridge import BridgeOptions
+from inference.external.serving import serve_external
 from inference.management.options import add_serving_options, check_serving_options, metrics_address
-from inference.presence import make_engine_id
 from training.models import Checkpoint
 
 

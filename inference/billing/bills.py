@@ -1,0 +1,121 @@
+"""What one request sets aside before its first token and settles after its last: credits, rate, Idempotency-Key."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from django.db import OperationalError
+from django.utils import timezone
+
+from contributors import ledger
+from contributors.models import ApiKey
+from inference import database
+from inference.billing import charges, idempotency, leases, spending
+from inference.billing.idempotency import Claim
+from inference.billing.limits import Allowance
+from inference.models import Completion
+from inference.openai import errors, sse
+from inference.openai.shapes import Usage
+from inference.wire import GenerationRequest
+from training.models import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 40.0
+"""How long the database may be away at the end of a request, which is then billed all the same; less than a lease."""
+RETRY_SECONDS = 1.0
+INTERRUPTED = errors.ApiError(
+    500, "stream_interrupted", "The first answer was interrupted here by its client; it was paid.", kind="server_error"
+)
+
+
+class Bill:
+    """The bill of one request of a key; `open` and `settle` are called once each, in this order."""
+
+    def __init__(self, api_key: ApiKey, *, allowance: Allowance, claim: Claim | None = None) -> None:
+        self._api_key = api_key
+        self._allowance = allowance
+        self._claim = claim
+        self._set_aside_tokens = 0
+        self._sent: list[bytes] = []
+
+    @property
+    def key_prefix(self) -> str:
+        return self._api_key.prefix
+
+    async def open(self, request: GenerationRequest, *, checkpoint: Checkpoint) -> Completion:
+        """Set aside what the request can cost at most.
+
+        Raises: ApiError, 429 or 409; nothing is then set aside.
+        """
+        most = request.prompt_tokens + request.max_completion_tokens
+        await self._allowance.take_tokens(most)
+        self._set_aside_tokens = most
+        try:
+            completion = await database.call(self._open, request, checkpoint=checkpoint)
+        except BaseException:
+            await self._allowance.give_back_tokens(most)
+            raise
+        leases.keep(completion)
+        return completion
+
+    def note(self, data: bytes) -> None:
+        """Keep what is sent, where the client asked for that."""
+        if self._claim is not None:
+            self._sent.append(data)
+
+    async def settle(
+        self, completion: Completion, *, state: Completion.State, usage: Usage, checkpoint_id: int | None
+    ) -> None:
+        try:
+            await _settle(
+                completion=completion,
+                state=state,
+                completion_tokens=usage.completion_tokens,
+                checkpoint_id=checkpoint_id,
+                answer=self._answer(state),
+            )
+        finally:
+            leases.drop(completion)
+            used_tokens = usage.prompt_tokens + usage.completion_tokens
+            await self._allowance.give_back_tokens(self._set_aside_tokens - used_tokens)
+
+    def _open(self, request: GenerationRequest, *, checkpoint: Checkpoint) -> Completion:
+        try:
+            return charges.open_bill(
+                request_id=request.request_id,
+                api_key=self._api_key,
+                checkpoint=checkpoint,
+                prompt_tokens=request.prompt_tokens,
+                max_completion_tokens=request.max_completion_tokens,
+                claim=self._claim,
+                now=timezone.now(),
+            )
+        except ledger.InsufficientCredits as error:
+            raise errors.insufficient_quota(f"You have too few credits: {error}. Earn some by training.") from error
+        except spending.CapReached as error:
+            raise errors.insufficient_quota(f"This API key may not spend so much: {error}.") from error
+        except idempotency.InProgress as error:
+            raise errors.in_progress(str(error)) from error
+
+    def _answer(self, state: Completion.State) -> bytes | None:
+        if self._claim is None or not self._sent:
+            return None
+        ending = [sse.event(INTERRUPTED.body)] if state == Completion.State.DISCONNECTED else []
+        return b"".join([*self._sent, *ending])
+
+
+async def _settle(**settlement: Any) -> None:
+    """Settle, once: the first try may have succeeded although its answer was lost."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await database.call(charges.settle, **settlement, now=timezone.now())
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("a bill waits for the database: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return

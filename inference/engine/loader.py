@@ -1,0 +1,149 @@
+"""Watches for checkpoints that are published or asked for, and loads them beside the ones that are being served."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakValueDictionary
+
+import torch
+from django.db import OperationalError, close_old_connections
+
+from inference import catalogue
+from inference.engine import metrics
+from inference.engine.runner import Runner
+from inference.status import Problem
+from ml.checkpoint import CheckpointInvalid, load_model
+from ml.files import sha256_file
+from ml.inference_parity import prepare
+from training import blobs
+from training.blobs import BlobCorrupt
+from training.models import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+RETRY_SECONDS = 60.0
+"""A checkpoint that could not be loaded is not read again before that."""
+MAX_MODELS = 4
+"""The newest started experiments, where the engine is not kept to one."""
+MAX_EXTRA_MODELS = 2
+"""Older checkpoints beside them, unless told otherwise."""
+WANTED_SECONDS = 600.0
+"""An older checkpoint that nobody asked for in that time gives its place to another one."""
+Change = tuple[str, Runner | None]
+"""A model's name and what serves it from then on; None: nothing."""
+
+
+class Loader:
+    """What of the catalogue this process has loaded: one checkpoint for each experiment, and some older ones."""
+
+    def __init__(
+        self, *, experiment: str | None, num_slots: int, device: str, max_extra_models: int = MAX_EXTRA_MODELS
+    ) -> None:
+        self._experiment = experiment
+        self._num_slots = num_slots
+        self._device = device
+        self._max_extra_models = max_extra_models
+        self._loaded: dict[str, str] = {}
+        self._extras: list[str] = []
+        self._runners: WeakValueDictionary[str, Runner] = WeakValueDictionary()
+        self._retry_at: dict[str, float] = {}
+        self._problems: dict[str, Problem] = {}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(self._problems.copy().values())
+
+    def poll(self, *, wanted: Sequence[str] = (), is_idle: Callable[[str], bool] = lambda name: True) -> list[Change]:
+        """What changes: checkpoints published since the last poll, and `wanted` older ones, the last asked for first.
+
+        An older one leaves only where `is_idle` says that nobody reads from it. A database that is away, or a file that
+        is damaged, is logged and stays among the problems; what is served stays.
+        """
+        close_old_connections()
+        try:
+            changes = self._load_all(self._newest()) + self._load_extras(wanted, is_idle)
+        except OperationalError as error:
+            if "database" not in self._problems:
+                self._note("database", f"It is away, so that no new checkpoint can be seen: {error}")
+            return []
+        finally:
+            close_old_connections()
+        self._problems.pop("database", None)
+        return changes
+
+    def _newest(self) -> list[tuple[str, Checkpoint]]:
+        served = catalogue.served()
+        if self._experiment is not None:
+            served = served.filter(experiment__slug=self._experiment)
+        return [(checkpoint.experiment.slug, checkpoint) for checkpoint in served[:MAX_MODELS]]
+
+    def _load_all(self, models: Iterable[tuple[str, Checkpoint]]) -> list[Change]:
+        changes: list[Change] = []
+        for name, checkpoint in models:
+            is_due = self._retry_at.get(checkpoint.blob_id, 0.0) <= time.monotonic()
+            if self._loaded.get(name) == checkpoint.blob_id or not is_due:
+                continue
+            runner = self._try_load(name, checkpoint)
+            if runner is not None:
+                self._loaded[name] = checkpoint.blob_id
+                changes.append((name, runner))
+        return changes
+
+    def _load_extras(self, wanted: Sequence[str], is_idle: Callable[[str], bool]) -> list[Change]:
+        """Load one, or take one away: the place of the latter is used by the next poll, once its memory is free."""
+        wanted = [name for name in wanted if self._may_serve(name)][: self._max_extra_models]
+        for name in [name for name in self._problems if catalogue.is_pinned(name) and name not in wanted]:
+            del self._problems[name]
+        for name in wanted:
+            if name in self._extras:
+                continue
+            if len(self._extras) >= self._max_extra_models:
+                return self._retire(wanted, is_idle)
+            changes = self._load_extra(name)
+            if changes:
+                return changes
+        return []
+
+    def _may_serve(self, name: str) -> bool:
+        return self._experiment is None or name.partition("@")[0] == self._experiment
+
+    def _load_extra(self, name: str) -> list[Change]:
+        try:
+            checkpoint = catalogue.find(name)
+        except (catalogue.ModelNotFound, catalogue.ModelNotReady):
+            return []
+        changes = self._load_all([(name, checkpoint)])
+        self._extras += [changed for changed, _ in changes]
+        return changes
+
+    def _retire(self, wanted: Sequence[str], is_idle: Callable[[str], bool]) -> list[Change]:
+        for name in self._extras:
+            if name not in wanted and is_idle(name):
+                self._extras.remove(name)
+                del self._loaded[name]
+                return [(name, None)]
+        return []
+
+    def _try_load(self, name: str, checkpoint: Checkpoint) -> Runner | None:
+        try:
+            runner = self._runners.get(checkpoint.blob_id) or self._load(checkpoint)
+        except (BlobCorrupt, CheckpointInvalid, OSError, torch.OutOfMemoryError) as error:
+            self._retry_at[checkpoint.blob_id] = time.monotonic() + RETRY_SECONDS
+            metrics.LOAD_FAILURES.labels(str(checkpoint)).inc()
+            self._note(name, f"{checkpoint} cannot be served: {error}")
+            return None
+        self._runners[checkpoint.blob_id] = runner
+        self._problems.pop(name, None)
+        return runner
+
+    def _note(self, subject: str, message: str) -> None:
+        logger.error("%s: %s", subject, message)
+        self._problems[subject] = Problem(subject=subject, message=message, at=time.time())
+
+    def _load(self, checkpoint: Checkpoint) -> Runner:
+        with blobs.local_path(checkpoint.blob) as path:
+            if sha256_file(path) != checkpoint.blob_id:
+                raise BlobCorrupt(f"{path} has other bytes than its name says: restore it from a copy")
+            model = prepare(load_model(path).to(self._device))
+        return Runner(model, checkpoint_id=checkpoint.pk, sha256=checkpoint.blob_id, num_slots=self._num_slots)

@@ -1,0 +1,106 @@
+"""The server of another engine, over HTTP: what it speaks, whether it answers, what it streams."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+from tokenizers import Tokenizer
+
+from inference.external.dialects import VLLM, Chunk, Dialect, Json, LlamaServer, OpenAI
+
+PROBE_SECONDS = 3.0
+SILENCE_SECONDS = 120.0
+"""A server that streams nothing for so long is given up; a long prompt takes its time."""
+DATA = "data:"
+
+
+class ServerFailed(Exception):
+    """The server does not answer, or not with what it should."""
+
+
+class ExternalServer:
+    """At `url`, with or without /v1 at its end."""
+
+    def __init__(self, url: str, *, api_key: str, tokenizer: Tokenizer) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._tokenizer = tokenizer
+        self._dialect: Dialect | None = None
+        timeout = httpx.Timeout(SILENCE_SECONDS, connect=PROBE_SECONDS)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=None)
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=timeout, headers=headers, limits=limits)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def probe(self) -> None:
+        """Return if it answers; the first time, find out what it speaks.
+
+        Raises: ServerFailed.
+        """
+        try:
+            models = await self._models()
+            if self._dialect is None:
+                self._dialect = await self._choose(models[0])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ServerFailed(f"{self.url}/v1/models: {error or type(error).__name__}") from error
+
+    async def stream(self, body: Json) -> AsyncGenerator[Chunk]:
+        """One text as it comes, to its end. Whoever stops reading closes the connection, and so stops the server.
+
+        Raises: ServerFailed.
+        """
+        chunk: Chunk | None = None
+        try:
+            async with aclosing(self._events(body)) as events:
+                async for data in events:
+                    chunk = self.dialect.read(data)
+                    yield chunk
+                    if chunk.finish_reason is not None:
+                        return
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ServerFailed(f"{self.url}: {error or type(error).__name__}") from error
+        raise ServerFailed(f"{self.url} ended a stream before its end")
+
+    @property
+    def dialect(self) -> Dialect:
+        """What it speaks; known once it was probed."""
+        if self._dialect is None:
+            raise ServerFailed(f"{self.url} has not answered yet")
+        return self._dialect
+
+    async def _models(self) -> list[Json]:
+        answer = await self._client.get("/v1/models", timeout=PROBE_SECONDS)
+        models: list[Json] = answer.raise_for_status().json()["data"]
+        return models
+
+    async def _choose(self, model: Json) -> Dialect:
+        owner, name = model.get("owned_by"), str(model["id"])
+        if owner == "vllm":
+            return VLLM(name)
+        if owner == "llamacpp":
+            return LlamaServer()
+        return OpenAI(name, self._tokenizer, takes_tokens=await self._takes_tokens(name))
+
+    async def _takes_tokens(self, name: str) -> bool:
+        body = {"model": name, "prompt": [0], "max_tokens": 1}
+        return (await self._client.post("/v1/completions", json=body)).is_success
+
+    async def _events(self, body: Json) -> AsyncGenerator[Json]:
+        async with self._client.stream("POST", self.dialect.path, json=body) as answer:
+            if answer.is_error:
+                await answer.aread()
+                raise ServerFailed(f"{self.url} answered {answer.status_code}: {answer.text[:200]}")
+            async for line in answer.aiter_lines():
+                data: Any = line.removeprefix(DATA).strip() if line.startswith(DATA) else ""
+                if data and data != "[DONE]":
+                    yield _checked(json.loads(data))
+
+
+def _checked(data: Json) -> Json:
+    """Raises: ServerFailed for an error in mid-stream."""
+    if "error" in data:
+        raise ServerFailed(f"the server reports: {str(data['error'])[:200]}")
+    return data
