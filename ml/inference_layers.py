@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ml.config import ModelConfig
 from ml.linears import make_linear
-from ml.model import Attention, Block, Decoder
+from ml.model import Attention, Block, Decoder, rotation_at
 
 
 class InferenceLayer(nn.Module):
@@ -66,6 +66,7 @@ class InferenceLayers(nn.Module):
 
     embedding: Tensor
     floor: Tensor
+    rotation_LE: Tensor
 
     def __init__(self, decoder: Decoder, config: ModelConfig, weight_format: str) -> None:
         super().__init__()
@@ -79,6 +80,8 @@ class InferenceLayers(nn.Module):
         gain = decoder.norm.weight * math.sqrt(config.n_embd)
         self.head = make_linear((embedding * gain).float(), weight_format=weight_format)
         self.register_buffer("floor", _floor(config.n_embd, config, decoder))
+        cos, sin = rotation_at(torch.arange(config.block_size, device=embedding.device)[None], config)
+        self.register_buffer("rotation_LE", torch.complex(cos[0, 0], sin[0, 0]))
 
     def embed(self, tokens_N: Tensor) -> Tensor:
         return torch.embedding(self.embedding, tokens_N)
@@ -89,29 +92,41 @@ class InferenceLayers(nn.Module):
     def forward(
         self,
         tokens_B: Tensor,
-        rotation_B1E: Tensor,
-        places: Tensor,
+        positions_B: Tensor,
+        store: Tensor,
         stores: List[Tensor],  # noqa: UP006
-        held: List[Tensor],  # noqa: UP006
-        mask: Optional[Tensor],  # noqa: UP045
+        first_places_NK: Tensor,
+        length: int,
+        is_ragged: bool,
     ) -> Tensor:
-        """Logits after one more token of each row.
+        """Logits after one more token of each row, row b in slot b of a SlotCache, whose tensors these are.
 
-        stores: what `SlotCache.write` writes to, keys and values of each layer in turn, at `places`; held: what
-        `SlotCache.read` gave. Shapes: -> (B, V).
+        As `InferenceModel.decode`. Shapes: -> (B, V).
         """
         x_BD = self.embed(tokens_B)
         num_rows = x_BD.shape[0]
+        rotation_B1E = self.rotation_LE[positions_B].unsqueeze(1)
+        places = (first_places_NK[:num_rows] + positions_B.unsqueeze(1)).flatten()
+        held = store.flatten(0, 1)[:, :num_rows, :, :length].unbind()
+        mask: Optional[Tensor] = None  # noqa: UP045
+        if is_ragged:
+            mask = later_mask(positions_B, length, store.dtype)
         for number, layer in enumerate(self.layers):
             q_BHE, k_BKE, v_BKE = layer.project(x_BD, rotation_B1E)  # type: ignore[operator]
-            keys, values = held[2 * number], held[2 * number + 1]
-            stores[2 * number].index_copy_(0, places, k_BKE.reshape(-1, self.head_dim).to(keys.dtype))
-            stores[2 * number + 1].index_copy_(0, places, v_BKE.reshape(-1, self.head_dim).to(keys.dtype))
+            stores[2 * number].index_copy_(0, places, k_BKE.reshape(-1, self.head_dim).to(store.dtype))
+            stores[2 * number + 1].index_copy_(0, places, v_BKE.reshape(-1, self.head_dim).to(store.dtype))
             # The queries that share a key head are its rows, so that no head has to be repeated.
-            q_BKGE = q_BHE.reshape(num_rows, self.num_kv_heads, -1, self.head_dim).to(keys.dtype)
-            y_BKGE = torch.ops.aten.scaled_dot_product_attention(q_BKGE, keys, values, mask)
+            q_BKGE = q_BHE.reshape(num_rows, self.num_kv_heads, -1, self.head_dim).to(store.dtype)
+            y_BKGE = torch.ops.aten.scaled_dot_product_attention(q_BKGE, held[2 * number], held[2 * number + 1], mask)
             x_BD = layer.finish(x_BD, y_BKGE.reshape(num_rows, -1).to(x_BD.dtype))  # type: ignore[operator]
         return self.unembed(x_BD)
+
+
+def later_mask(positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: 0 where a token may look. Shapes: (B,) -> (B, 1, 1, length)."""
+    is_later = torch.arange(length, device=positions_B.device) > positions_B.unsqueeze(1)
+    mask = torch.zeros(is_later.shape, dtype=dtype, device=positions_B.device)
+    return mask.masked_fill_(is_later, -math.inf).unsqueeze(1).unsqueeze(1)
 
 
 def norm(x: Tensor, floor: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ are counted here:
 Shape suffixes as in ml.model; N new tokens of all texts, one after the other.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ml.config import ModelConfig
-from ml.inference_layers import InferenceLayers, compiled
-from ml.model import GPT, rotation_at
+from ml.inference_layers import InferenceLayers, compiled, later_mask
+from ml.model import GPT
 from ml.slot_cache import SlotCache, Span
 
 
@@ -36,9 +35,6 @@ class InferenceModel:
         with torch.no_grad():
             self._layers = InferenceLayers(model.model, config, weight_format).eval()
         self._decode = compiled(self._layers) if self.device.type == "cpu" else self._layers
-        positions = torch.arange(config.block_size, device=self.device)[None]
-        cos, sin = (part[0, 0] for part in rotation_at(positions, config))
-        self._rotation_LE = torch.complex(cos, sin)
         self._places_L = torch.arange(config.block_size, device=self.device)
 
     @property
@@ -61,12 +57,9 @@ class InferenceModel:
 
         Shapes: -> (B, V), float32.
         """
-        rows = slice(0, tokens_B.shape[0])
-        places = cache.places(rows, positions_B)
-        stored = cache.read(rows, length)
-        mask = self._mask(positions_B, length, stored[0].dtype) if is_ragged else None
-        rotation = self._rotation_LE[positions_B][:, None]
-        logits: Tensor = self._decode(tokens_B, rotation, places, cache.stores, stored, mask)
+        logits: Tensor = self._decode(
+            tokens_B, positions_B, cache.store, cache.stores, cache.first_places_NK, length, is_ragged
+        )
         return logits
 
     def prefill(
@@ -81,7 +74,7 @@ class InferenceModel:
         places = cache.places(slots, positions)
         masks = [self._span_mask(span, cache.store.dtype) for span in spans]
         counts = [span.num_new for span in spans]
-        rotation = self._rotation_LE[positions][:, None]
+        rotation = self._layers.rotation_LE[positions][:, None]
         x_ND = self._layers.embed(tokens_N)
         for number, layer in enumerate(self._layers.layers):
             q_NHE, k_NKE, v_NKE = layer.project(x_ND, rotation)  # type: ignore[operator]
@@ -113,10 +106,4 @@ class InferenceModel:
         if span.start == 0 or span.num_new == 1:
             return None
         end = span.start + span.num_new
-        return self._mask(self._places_L[span.start : end], end, dtype)[:, 0, 0]
-
-    def _mask(self, positions_B: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores: 0 where a token may look. Shapes: (B,) -> (B, 1, 1, length)."""
-        is_later = self._places_L[:length] > positions_B[:, None]
-        mask = torch.zeros(is_later.shape, dtype=dtype, device=self.device)
-        return mask.masked_fill_(is_later, -math.inf)[:, None, None]
+        return later_mask(self._places_L[span.start : end], end, dtype)[:, 0, 0]

@@ -32,7 +32,7 @@ class SlotCache:
         self.stores = [store for layer in self.store.unbind() for store in layer.flatten(1, 3).unbind()]
         """Keys and values of each layer in turn, a row for each place of each head."""
         heads = torch.arange(num_slots * config.n_kv_head, device=device).view(num_slots, -1)
-        self._first_places_NK = heads * config.block_size
+        self.first_places_NK = heads * config.block_size
 
     @property
     def num_slots(self) -> int:
@@ -44,7 +44,7 @@ class SlotCache:
 
     def places(self, slots: Tensor | slice, positions: Tensor) -> Tensor:
         """Where `write` stores the heads of each token. Shapes: positions (B,) -> (B * K,)."""
-        return (self._first_places_NK[slots] + positions[:, None]).flatten()
+        return (self.first_places_NK[slots] + positions[:, None]).flatten()
 
     def write(self, layer: int, places: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> None:
         """Store keys and values of new tokens."""
@@ -54,10 +54,6 @@ class SlotCache:
             k_BKE, v_BKE = k_BKE.to(keys.dtype), v_BKE.to(keys.dtype)
         keys.index_copy_(0, places, k_BKE.reshape(-1, width))
         values.index_copy_(0, places, v_BKE.reshape(-1, width))
-
-    def read(self, slots: slice, length: int) -> list[Tensor]:
-        """What the slots hold, in place: keys of layer 0, its values, keys of layer 1, ...; each (B, K, length, E)."""
-        return list(self.store.flatten(0, 1)[:, slots, :, :length].unbind())
 
     def copy(self, source: int, target: int, *, length: int) -> None:
         """Let slot `target` hold the first tokens of slot `source`."""
