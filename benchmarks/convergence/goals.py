@@ -94,7 +94,16 @@ GOALS: tuple[LossGoal | BytesGoal | UtilisationGoal, ...] = (
     LossGoal(scenario="diloco-4-int8", against=BASELINE, most=0.015, what="4 devices, int8, over data-parallel"),
     LossGoal(scenario="lost-30", against=DILOCO, most=0.015, what="30% of deltas lost, over none lost"),
     LossGoal(
-        scenario="spread-quorum", against="spread-sync", most=0.01, what="speeds 4x apart, a quorum, over waiting"
+        scenario="spread-quorum-tokens",
+        against="spread-sync",
+        most=0.01,
+        what="speeds 4x apart, a quorum, over waiting, at as many tokens",
+    ),
+    LossGoal(
+        scenario="spread-quorum",
+        against="spread-sync",
+        most=0.01,
+        what="speeds 4x apart, a quorum, over waiting, at as many rounds",
     ),
     LossGoal(
         scenario="spread-async", against="spread-sync", most=0.01, what="speeds 4x apart, a merge a delta, over waiting"

@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +54,13 @@ async def _play(bodies: Sequence[dict[str, Any]], port: int, api_key: str, num_c
 
 async def _work(waiting: Any, streams: list[Stream], port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for request in waiting:
-        stream = Stream(began_at=time.perf_counter())
-        streams.append(stream)
-        writer.write(request)
-        await _read(reader, stream)
-        stream.ended_at = time.perf_counter()
-    writer.close()
+    with closing(writer):
+        for request in waiting:
+            stream = Stream(began_at=time.perf_counter())
+            streams.append(stream)
+            writer.write(request)
+            await _read(reader, stream)
+            stream.ended_at = time.perf_counter()
     await writer.wait_closed()
 
 

@@ -59,14 +59,17 @@ class FaultyService(CompletionService):
         """Requests that engines work on."""
         return sum(model.num_running for engine in self.engines() for model in engine.models)
 
-    def chat(self, *, port: int | None = None, **options: Any) -> openai.Stream[Any]:
-        """A stream that has begun."""
+    @contextmanager
+    def chat(self, *, port: int | None = None, **options: Any) -> Iterator[openai.Stream[Any]]:
+        """A stream that has begun, and is dropped where the context ends before it."""
         base_url = self.base_url if port is None else f"http://127.0.0.1:{port}/v1"
-        client = openai.OpenAI(base_url=base_url, api_key=self.keys["rich"], max_retries=0)
         asked = {**QUESTION, "stream_options": {"include_usage": True}, **options}
-        chunks: openai.Stream[Any] = client.chat.completions.create(**asked, stream=True)
-        next(chunks)
-        return chunks
+        with (
+            openai.OpenAI(base_url=base_url, api_key=self.keys["rich"], max_retries=0) as client,
+            client.chat.completions.create(**asked, stream=True) as chunks,
+        ):
+            next(chunks)
+            yield chunks
 
     def post(self, **options: Any) -> httpx.Response:
         return httpx.post(

@@ -45,6 +45,13 @@ def client(service: CompletionService) -> Iterator[openai.OpenAI]:
         yield strict
 
 
+@pytest.fixture
+def lenient(service: CompletionService) -> Iterator[openai.OpenAI]:
+    """The strict client refuses the null that OpenAI's own service sends as finish_reason before the last chunk."""
+    with openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"], max_retries=0) as client:
+        yield client
+
+
 def test_a_completion_costs_what_its_usage_says(service: CompletionService, client: openai.OpenAI) -> None:
     before = service.balance()
     answer = client.completions.create(model=MODEL, prompt="Dart is", max_tokens=7, temperature=0)
@@ -79,12 +86,10 @@ def test_a_chat_streams_what_it_answers_at_once(service: CompletionService, clie
     assert whole.system_fingerprint is not None
 
 
-def test_a_text_streams_what_it_answers_at_once(service: CompletionService) -> None:
-    # Not the strict client: it refuses the null that OpenAI's own service sends as finish_reason before the last chunk.
-    client = openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"])
+def test_a_text_streams_what_it_answers_at_once(lenient: openai.OpenAI) -> None:
     asked = {"model": MODEL, "prompt": "final", "max_tokens": 30, "seed": 3}
-    whole = client.completions.create(**asked)
-    chunks = list(client.completions.create(**asked, stream=True))
+    whole = lenient.completions.create(**asked)
+    chunks = list(lenient.completions.create(**asked, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
     assert all(chunk.usage is None for chunk in chunks)
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "length"]
@@ -228,11 +233,10 @@ def test_a_chat_streams_its_logprobs_beside_its_text(client: openai.OpenAI) -> N
     assert b"".join(bytes(token.bytes or []) for token in told).decode(errors="replace") == text
 
 
-def test_an_echo_is_streamed_before_the_text(service: CompletionService) -> None:
-    client = openai.OpenAI(base_url=service.base_url, api_key=service.keys["rich"])
+def test_an_echo_is_streamed_before_the_text(lenient: openai.OpenAI) -> None:
     asked = {"model": MODEL, "prompt": "뷁 x", "max_tokens": 30, "seed": 3, "echo": True, "logprobs": 1}
-    whole = client.completions.create(**asked).choices[0]
-    chunks = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+    whole = lenient.completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in lenient.completions.create(**asked, stream=True)]
     assert chunks[0].text.startswith("뷁 x")
     assert "".join(chunk.text for chunk in chunks) == whole.text
     assert whole.logprobs is not None
@@ -253,20 +257,24 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 
 
 def test_a_wrong_key_is_refused(service: CompletionService) -> None:
-    stranger = openai.OpenAI(base_url=service.base_url, api_key="fai_sk_nobody", max_retries=0)
-    with pytest.raises(openai.AuthenticationError) as caught:
+    with (
+        openai.OpenAI(base_url=service.base_url, api_key="fai_sk_nobody", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
         stranger.models.list()
     assert (caught.value.code, caught.value.type) == ("invalid_api_key", "invalid_request_error")
 
 
 def test_a_key_of_another_scope_is_refused(service: CompletionService) -> None:
-    with pytest.raises(openai.PermissionDeniedError):
-        service.client("volunteer").models.list()
+    with service.client("volunteer") as volunteer, pytest.raises(openai.PermissionDeniedError):
+        volunteer.models.list()
 
 
 def test_an_empty_balance_is_refused_once(service: CompletionService) -> None:
-    poor = openai.OpenAI(base_url=service.base_url, api_key=service.keys["poor"], max_retries=2)
-    with pytest.raises(openai.RateLimitError) as caught:
+    with (
+        openai.OpenAI(base_url=service.base_url, api_key=service.keys["poor"], max_retries=2) as poor,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
         poor.completions.create(model=MODEL, prompt="hello", max_tokens=100)
     assert caught.value.code == "insufficient_quota"
     assert caught.value.response.headers["x-should-retry"] == "false"
@@ -276,7 +284,8 @@ def test_an_empty_balance_is_refused_once(service: CompletionService) -> None:
 
 
 def test_what_the_balance_covers_is_served_to_the_last_credit(service: CompletionService) -> None:
-    answer = service.client("poor").completions.create(model=MODEL, prompt=[70], max_tokens=15)
+    with service.client("poor") as poor:
+        answer = poor.completions.create(model=MODEL, prompt=[70], max_tokens=15)
     assert answer.usage is not None
     assert service.balance("poor") == Balance(balance=50 - PRICE * answer.usage.total_tokens, held=0)
 
@@ -325,10 +334,9 @@ def test_every_answer_carries_its_id_and_time(client: openai.OpenAI) -> None:
 
 def test_a_dropped_stream_is_billed_for_what_was_sent(service: CompletionService, client: openai.OpenAI) -> None:
     before = service.balance()
-    stream = client.chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True)
-    for _ in range(16 + 5):
-        next(stream)
-    stream.close()
+    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True) as stream:
+        for _ in range(16 + 5):
+            next(stream)
     bill = service.wait_for_bill()
     assert bill.state == "disconnected"
     assert 5 <= bill.completion_tokens < 15_000
@@ -336,7 +344,7 @@ def test_a_dropped_stream_is_billed_for_what_was_sent(service: CompletionService
     assert service.balance() == Balance(balance=before.balance - bill.credits_paid, held=0)
 
 
-def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionService) -> None:
+def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionService, client: openai.OpenAI) -> None:
     before, num_left = service.balance(), service.count("disconnected")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -351,7 +359,7 @@ def test_a_dropped_request_is_free_and_frees_the_engine(service: CompletionServi
         time.sleep(0.05)
     assert service.balance() == before
     started = time.monotonic()
-    service.client().completions.create(model=MODEL, prompt="x", max_tokens=1)
+    client.completions.create(model=MODEL, prompt="x", max_tokens=1)
     assert time.monotonic() - started < 1.0
 
 
@@ -383,40 +391,41 @@ def test_a_published_checkpoint_is_served_without_a_restart(service: CompletionS
         time.sleep(0.2)
 
 
-def test_a_killed_engine_ends_its_streams_with_an_error_and_no_bill(service: CompletionService) -> None:
+def test_a_killed_engine_ends_its_streams_with_an_error_and_no_bill(
+    service: CompletionService, client: openai.OpenAI
+) -> None:
     before = service.balance()
-    stream = service.client().chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True)
-    next(stream)
-    service.engine.kill()
-    with pytest.raises(openai.APIError) as caught:
-        list(stream)
+    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=16, stream=True) as stream:
+        next(stream)
+        service.engine.kill()
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
     assert caught.value.code == "engine_failed"
     assert service.wait_for_bill().state == "failed"
     assert service.balance() == before
     with pytest.raises(openai.InternalServerError) as refused:
-        service.client().completions.create(model=MODEL, prompt="x")
+        client.completions.create(model=MODEL, prompt="x")
     assert refused.value.status_code == 503
     assert service.balance() == before
     service.start_engine()
 
 
 def test_a_stopped_engine_finishes_what_it_has_begun(service: CompletionService, client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(**QUESTION, max_tokens=400, stream=True)
-    next(stream)
-    assert service.engine.stop() == 0
-    assert sum(1 for _ in stream) > 0
+    with client.chat.completions.create(**QUESTION, max_tokens=400, stream=True) as stream:
+        next(stream)
+        assert service.engine.stop() == 0
+        assert sum(1 for _ in stream) > 0
     assert service.wait_for_bill().state == "done"
     service.start_engine()
 
 
 def test_a_stream_survives_a_restart_of_redis(service: CompletionService, client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(
-        **QUESTION, max_tokens=900, n=4, stream=True, stream_options={"include_usage": True}
-    )
-    next(stream)
-    service.redis.stop()
-    service.redis.start()
-    *_, last = stream
+    asked = {**QUESTION, "max_tokens": 900, "n": 4, "stream_options": {"include_usage": True}}
+    with client.chat.completions.create(**asked, stream=True) as stream:
+        next(stream)
+        service.redis.stop()
+        service.redis.start()
+        *_, last = stream
     assert last.usage is not None
     assert last.usage.completion_tokens == 4 * 900
     assert service.wait_for_bill().state == "done"

@@ -152,12 +152,12 @@ def test_an_older_checkpoint_is_loaded_when_it_is_asked_for(service: CompletionS
 def test_a_stream_ends_on_the_checkpoint_on_which_it_began(service: CompletionService, client: openai.OpenAI) -> None:
     old = fingerprint(client)
     service.evaluate("publish(number=2, is_public=False)")
-    stream = client.chat.completions.create(**QUESTION, max_tokens=1_000, n=8, stream=True)
-    seen = {next(stream).system_fingerprint}
-    publish_at_once(service, number=2)
-    wait_for(lambda: fingerprint(client) != old, seconds=60, what="the new checkpoint is served")
-    bills = service.count("running")
-    seen |= {chunk.system_fingerprint for chunk in stream}
+    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=8, stream=True) as stream:
+        seen = {next(stream).system_fingerprint}
+        publish_at_once(service, number=2)
+        wait_for(lambda: fingerprint(client) != old, seconds=60, what="the new checkpoint is served")
+        bills = service.count("running")
+        seen |= {chunk.system_fingerprint for chunk in stream}
     assert bills == 1, "the stream was over before the new checkpoint was served"
     assert seen == {old}
     assert service.wait_for_bill().state == "done"

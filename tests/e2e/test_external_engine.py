@@ -117,8 +117,7 @@ def test_a_server_that_dies_ends_its_streams_for_free_and_its_model_is_unavailab
 ) -> None:
     before = service.balance()
     asked = {**ASKED, "max_tokens": 200, "n": 8, "logit_bias": {"0": -100, "4": -100}}
-    with lenient(service) as client:
-        stream = client.completions.create(**asked, stream=True)
+    with lenient(service) as client, client.completions.create(**asked, stream=True) as stream:
         next(stream)
         killing = threading.Thread(target=llama.kill)
         killing.start()

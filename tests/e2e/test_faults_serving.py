@@ -37,11 +37,11 @@ def free_port() -> int:
 
 def test_a_killed_web_process_leaves_no_hold_and_no_work_behind(service: FaultyService) -> None:
     before = service.balance()
-    stream = service.chat(max_tokens=1_000, n=16)
-    wait_for(lambda: service.num_running() == 1, what="the engine says that it works")
-    service.parts["web"].kill()
-    with pytest.raises(openai.OpenAIError):
-        list(stream)
+    with service.chat(max_tokens=1_000, n=16) as stream:
+        wait_for(lambda: service.num_running() == 1, what="the engine says that it works")
+        service.parts["web"].kill()
+        with pytest.raises(openai.OpenAIError):
+            list(stream)
     assert service.balance().held > 0
     service.parts["web"].start()
     service.wait_until_ready()
@@ -56,12 +56,12 @@ def test_a_stream_over_a_redis_that_lost_everything_is_whole_and_paid_or_an_erro
     service: FaultyService,
 ) -> None:
     before = service.balance()
-    stream = service.chat(max_tokens=1_000, n=16)
-    service.redis.stop()
-    for kept in service.redis.folder.glob("appendonly*"):
-        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
-    service.redis.start()
-    end = end_of(stream)
+    with service.chat(max_tokens=1_000, n=16) as stream:
+        service.redis.stop()
+        for kept in service.redis.folder.glob("appendonly*"):
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+        service.redis.start()
+        end = end_of(stream)
     bill = service.wait_for_bill()
     assert (end, bill.state) in {("done", "done"), ("engine_failed", "failed")}
     paid = PRICE * (bill.prompt_tokens + 16_000) if end == "done" else 0
@@ -82,12 +82,11 @@ def test_a_request_is_taken_over_from_an_engine_that_was_lost_before_it_told_any
 def test_of_two_web_processes_one_is_killed_and_the_other_streams_on(service: FaultyService, free_port: int) -> None:
     before = service.balance()
     second = service.start_second_web(free_port)
-    kept = service.chat(max_tokens=600, n=4)
-    lost = service.chat(max_tokens=600, n=4, port=free_port)
-    second.kill()
-    with pytest.raises(openai.OpenAIError):
-        list(lost)
-    *_, last = kept
+    with service.chat(max_tokens=600, n=4) as kept, service.chat(max_tokens=600, n=4, port=free_port) as lost:
+        second.kill()
+        with pytest.raises(openai.OpenAIError):
+            list(lost)
+        *_, last = kept
     assert last.usage.completion_tokens == 4 * 600
     assert service.evaluate("reap_later()") == "1"
     due = PRICE * last.usage.total_tokens
@@ -101,12 +100,12 @@ def test_streams_outlive_a_database_that_is_away(tmp_path: Path) -> None:
     server = pgserver.get_server(tmp_path / "pg")
     try:
         with FaultyService(tmp_path / "state", database_url=server.get_uri()) as service:
-            stream = service.chat(max_tokens=800, n=4)
-            server.stop()
-            refused = service.post()
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
-            server.start()
-            *_, last = stream
+            with service.chat(max_tokens=800, n=4) as stream:
+                server.stop()
+                refused = service.post()
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+                server.start()
+                *_, last = stream
             assert last.usage.completion_tokens == 4 * 800
             wait_for(lambda: service.post().status_code == 200, what="requests are served again")
             report = json.loads(service.evaluate("bills()"))
