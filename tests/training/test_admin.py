@@ -438,7 +438,7 @@ def test_operators_accounts_are_managed_here(operator: Client, page: str) -> Non
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_every_model_has_a_name_in_the_readers_language(language: str) -> None:
     ours = [model for model in admin.site._registry if model.__module__.startswith(("contributors", "training", "inf"))]
-    assert len(ours) == 15
+    assert len(ours) == 16
     with translation.override(language):
         names = [str(name) for model in ours for name in (model._meta.verbose_name, model._meta.verbose_name_plural)]
     is_korean = [any("가" <= letter <= "힣" for letter in name) for name in names]
