@@ -1,6 +1,6 @@
 """The whole service (HTTP, key, bill, stream) against its own engine's rate, on two cores that all of it shares.
 
-python -m benchmarks.serving.service [--quick] [--preset m4] [--repeats 5] [--threads 2]
+python -m benchmarks.serving.service [--quick] [--preset m4] [--repeats 5] [--threads N]
 
 Web process, control plane, Redis, database, engine and clients are real, each a process of its own. The engine's own
 rate is taken in the same run, in turn with the service's.
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round: does it run at all?")
     parser.add_argument("--preset", default="m4")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=NUM_CORES, help="of the service's engine")
+    parser.add_argument("--threads", type=int, help="of the service's engine; default: its own choice")
     options = parser.parse_args()
     keep_to_cores(NUM_CORES)
     num_rounds, repeats, num_crowd = (1, 1, 16) if options.quick else (4, options.repeats, NUM_CROWD)

@@ -36,7 +36,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="fai-balance-") as folder,
         database("postgresql", Path(folder)) as url,
-        started(options.preset, NUM_CORES, database_url=url) as service,
+        started(options.preset, database_url=url) as service,
     ):
         with watched(url) as seen:
             streams = play(

@@ -29,9 +29,10 @@ class ServiceNotReady(RuntimeError):
 
 
 class MeasuredService(LocalCoordinator):
-    """A coordinator with a model of random weights, whose engine may use both cores."""
+    """A coordinator with a model of random weights."""
 
-    num_threads = NUM_CORES
+    num_threads: int | None = None
+    """Of the engine; None: its own choice."""
     keys: dict[str, str]
 
     def start(self, *, engine: bool = True, preset: str = "m4") -> None:
@@ -39,10 +40,8 @@ class MeasuredService(LocalCoordinator):
         try:
             self.run_rows("make", preset)
             self.keys = json.loads((self.folder / "keys.json").read_text())
-            self._spawn(
-                "engine", "-m", "django", "serve_engine",
-                "--slots", str(NUM_SLOTS), "--threads", str(self.num_threads),
-            )  # fmt: skip
+            threads = [] if self.num_threads is None else ["--threads", str(self.num_threads)]
+            self._spawn("engine", "-m", "django", "serve_engine", "--slots", str(NUM_SLOTS), *threads)
         except BaseException:
             self.stop()
             raise
@@ -128,7 +127,7 @@ def keep_to_cores(num_cores: int) -> None:
 
 
 @contextmanager
-def started(preset: str, num_threads: int, *, database_url: str = "") -> Iterator[MeasuredService]:
+def started(preset: str, num_threads: int | None = None, *, database_url: str = "") -> Iterator[MeasuredService]:
     with tempfile.TemporaryDirectory(prefix="fai-serving-") as folder:
         service = MeasuredService(Path(folder), database_url=database_url)
         service.num_threads = num_threads

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from inference.management.options import add_serving_options, check_serving_options, metrics_address
+from ml.threads import num_cores
 
 
 class Command(BaseCommand):
@@ -16,7 +17,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--experiment", metavar="SLUG", help="serve this experiment alone")
         parser.add_argument("--slots", type=int, default=8, help="texts decoded together, per model (default: 8)")
-        parser.add_argument("--threads", type=int, help="CPU threads; 1 where a trainer runs on the same machine")
+        parser.add_argument("--threads", type=int, help="CPU threads (default: all cores but one)")
         parser.add_argument(
             "--dedicated",
             action="store_true",
@@ -45,6 +46,8 @@ class Command(BaseCommand):
 
         if options["threads"] is not None:
             torch.set_num_threads(options["threads"])
+        elif not options["dedicated"]:
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), num_cores() - 1)))
         serve(
             ServingOptions(
                 experiment=options["experiment"],
