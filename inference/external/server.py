@@ -1,5 +1,6 @@
 """The server of another engine, over HTTP: what it speaks, whether it answers, what it streams."""
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -52,13 +53,13 @@ class ExternalServer:
 
         Raises: ServerFailed.
         """
-        chunk: Chunk | None = None
         try:
             async with aclosing(self._events(body)) as events:
                 async for data in events:
                     chunk = self.dialect.read(data)
                     yield chunk
                     if chunk.finish_reason is not None:
+                        await _drain(events)
                         return
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             raise ServerFailed(f"{self.url}: {error or type(error).__name__}") from error
@@ -97,6 +98,13 @@ class ExternalServer:
                 data: Any = line.removeprefix(DATA).strip() if line.startswith(DATA) else ""
                 if data and data != "[DONE]":
                     yield _checked(json.loads(data))
+
+
+async def _drain(events: AsyncGenerator[Json]) -> None:
+    """Read what follows a text's end: llama-cpp-python takes who closes before it for gone, and fails the next one."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        async for _ in events:
+            pass
 
 
 def _checked(data: Json) -> Json:
