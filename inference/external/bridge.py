@@ -193,7 +193,8 @@ class Bridge:
                 total = chunk.num_tokens
                 if total is None:
                     counted = settled(text) if chunk.finish_reason is None else text
-                    total = count_tokens(self._options.tokenizer, counted)
+                    # Text that was not made of the likeliest merges is more tokens than were generated, and held for.
+                    total = max(offset, min(count_tokens(self._options.tokenizer, counted), request.max_tokens))
                 piece = ChoicePiece(
                     index=index,
                     offset=offset,

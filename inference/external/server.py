@@ -1,7 +1,10 @@
 """The server of another engine, over HTTP: what it speaks, whether it answers, what it streams."""
 
+import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,6 +15,11 @@ from tokenizers import Tokenizer
 from inference.external.dialects import VLLM, Chunk, Dialect, Json, LlamaServer, OpenAI
 
 PROBE_SECONDS = 3.0
+HEARD_SECONDS = 2.0
+"""Who has streamed within this time answers."""
+TRIES = 3
+PAUSE_SECONDS = 0.5
+"""Before a server is asked again."""
 SILENCE_SECONDS = 120.0
 """A server that streams nothing for so long is given up; a long prompt takes its time."""
 DATA = "data:"
@@ -28,6 +36,7 @@ class ExternalServer:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._tokenizer = tokenizer
         self._dialect: Dialect | None = None
+        self._heard_at = -math.inf
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=PROBE_SECONDS)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None)
@@ -39,8 +48,12 @@ class ExternalServer:
     async def probe(self) -> None:
         """Return if it answers; the first time, find out what it speaks.
 
+        Who streams is not asked: llama-cpp-python serves one request at a time, and ends a stream for the next one.
+
         Raises: ServerFailed.
         """
+        if time.monotonic() - self._heard_at < HEARD_SECONDS:
+            return
         try:
             models = await self._models()
             if self._dialect is None:
@@ -51,11 +64,30 @@ class ExternalServer:
     async def stream(self, body: Json) -> AsyncGenerator[Chunk]:
         """One text as it comes, to its end. Whoever stops reading closes the connection, and so stops the server.
 
+        A server that fails before it has said anything is asked again, up to TRIES times.
+
         Raises: ServerFailed.
         """
+        for tries_left in reversed(range(TRIES)):
+            has_begun = False
+            try:
+                async with aclosing(self._chunks(body)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+            except ServerFailed:
+                if has_begun or not tries_left:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+            else:
+                return
+
+    async def _chunks(self, body: Json) -> AsyncGenerator[Chunk]:
+        """Raises: ServerFailed."""
         try:
             async with aclosing(self._events(body)) as events:
                 async for data in events:
+                    self._heard_at = time.monotonic()
                     chunk = self.dialect.read(data)
                     yield chunk
                     if chunk.finish_reason is not None:
