@@ -113,11 +113,14 @@ def test_two_engines_work_on_one_queue_and_the_death_of_one_loses_only_what_it_h
 
 def test_a_stopped_engine_ends_what_it_has_begun_and_the_other_takes_the_rest(service: CompletionService) -> None:
     spawn_engine(service, "third", "--slots", "2", "--grace-seconds", "60")
+    wait_for(
+        lambda: any(s.models for s in statuses(service) if s.num_slots == 2), seconds=60, what="the third engine serves"
+    )
     done: list[str] = []
 
     def ask() -> None:
         with service.client() as client:
-            answer = client.completions.create(model=MODEL, prompt="x", max_tokens=150, n=2, temperature=0)
+            answer = client.completions.create(model=MODEL, prompt="x", max_tokens=400, n=2, temperature=0)
             done.extend(choice.finish_reason for choice in answer.choices)
 
     threads = [threading.Thread(target=ask) for _ in range(24)]
@@ -152,7 +155,7 @@ def test_an_older_checkpoint_is_loaded_when_it_is_asked_for(service: CompletionS
 def test_a_stream_ends_on_the_checkpoint_on_which_it_began(service: CompletionService, client: openai.OpenAI) -> None:
     old = fingerprint(client)
     service.evaluate("publish(number=2, is_public=False)")
-    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=8, stream=True) as stream:
+    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=32, stream=True) as stream:
         seen = {next(stream).system_fingerprint}
         publish_at_once(service, number=2)
         wait_for(lambda: fingerprint(client) != old, seconds=60, what="the new checkpoint is served")
