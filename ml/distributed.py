@@ -80,11 +80,13 @@ def run_ranks(
     Raises: RankDied; what run_loop raises.
     """
     with tempfile.TemporaryDirectory(prefix="fai-ranks-") as folder, _started(job, Path(folder)) as ranks:
-        outcome, failure, is_told = None, "", False
-        while outcome is None or any(rank.process.exitcode is None for rank in ranks):
+        failure, is_told = "", False
+        while True:
             if wish.is_set() and not is_told:
                 ranks[0].connection.send("stop")
                 is_told = True
+            # Asked before the messages: whatever the dead have told is then among them.
+            is_any_dead = any(rank.process.exitcode for rank in ranks)
             for message in _messages(ranks):
                 match message:
                     case Plan():
@@ -92,15 +94,15 @@ def run_ranks(
                     case Progress():
                         on_step(message)
                     case Outcome():
-                        outcome = message
+                        # All is saved: a rank that torch aborts while it tears its threads down takes nothing along.
+                        return message
                     case BadInput():
                         raise message
                     case str():
                         failure = message
-            if any(rank.process.exitcode for rank in ranks):
+            if is_any_dead:
                 raise _death(ranks, failure)
             wait([rank.process.sentinel for rank in ranks if rank.process.exitcode is None], POLL_SECONDS)
-        return outcome
 
 
 @contextmanager

@@ -2,23 +2,29 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ml.distributed
 from ml.config import TrainConfig
 from ml.config_file import build_config
-from ml.distributed import DevicesUnavailable, RankDied, check_devices
+from ml.distributed import DevicesUnavailable, RankDied, check_devices, run_ranks
 from ml.hardware import Hardware
 from ml.tracking import read_metrics
-from ml.training_job import Job, Progress
+from ml.training_job import Job, Outcome, Progress
 from ml.training_run import train
 from tests.ml.make_training import make_choices, make_dataset
 
 CHOICES = make_choices(
     **{"model.dropout": 0.0, "max_steps": 100_000, "evaluate_every_steps": 5, "save_every_steps": 1_000}
 )
+
+
+OUTCOME = Outcome(run=Path("run"), reason="finished", step=7, num_steps=7, best_loss=1.0, best_step=7, seconds=1.0)
 
 
 def losses(run: Path, *, num_steps: int) -> list[float]:
@@ -77,6 +83,19 @@ def test_two_processes_train_as_one_and_end_together(tmp_path: Path) -> None:
     with pytest.raises(RankDied, match=r"Process 2 of 2 was ended by SIGKILL.*--resume"):
         train(data, out=two, existing="resume", devices=2, on_step=kill_the_second_rank)
     assert first_steps[0] == outcome.step + 1
+    assert not multiprocessing.active_children()
+
+
+def end_then_abort(job: Job, number: int, folder: Path, num_threads: int, connection: Any) -> None:
+    if number == 0:
+        connection.send(OUTCOME)
+    os.abort()
+
+
+def test_a_rank_that_aborts_after_all_is_saved_does_not_undo_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ml.distributed, "_run_rank", end_then_abort)
+    outcome = run_ranks(make_job(1), on_plan=print, on_step=print, wish=threading.Event())
+    assert outcome == OUTCOME
     assert not multiprocessing.active_children()
 
 
