@@ -111,7 +111,7 @@ def verified_path(blob: Blob) -> Iterator[Path]:
 
 def _verify(path: Path, blob: Blob) -> None:
     if sha256_file(path) != blob.sha256:
-        raise BlobCorrupt(f"{blob.path} in storage has other bytes than its name says")
+        raise BlobCorrupt(f"{blob.path} in storage has other bytes than its name says: restore it from a copy")
 
 
 @contextmanager

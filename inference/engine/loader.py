@@ -13,7 +13,6 @@ from inference.engine import metrics
 from inference.engine.runner import Runner
 from inference.status import Problem
 from ml.checkpoint import CheckpointInvalid, load_model
-from ml.files import sha256_file
 from ml.inference_parity import prepare
 from training import blobs
 from training.blobs import BlobCorrupt
@@ -142,8 +141,6 @@ class Loader:
         self._problems[subject] = Problem(subject=subject, message=message, at=time.time())
 
     def _load(self, checkpoint: Checkpoint) -> Runner:
-        with blobs.local_path(checkpoint.blob) as path:
-            if sha256_file(path) != checkpoint.blob_id:
-                raise BlobCorrupt(f"{path} has other bytes than its name says: restore it from a copy")
+        with blobs.verified_path(checkpoint.blob) as path:
             model = prepare(load_model(path).to(self._device))
         return Runner(model, checkpoint_id=checkpoint.pk, sha256=checkpoint.blob_id, num_slots=self._num_slots)
