@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ml.token_logprobs import TokenLogprobs
+
 ENGINES_KEY = "fai:engine:engines"
 WANTED_KEY = "fai:engine:wanted"
 EVENT_FIELD = "event"
@@ -111,19 +113,6 @@ class GenerationRequest:
                 "logit_bias": tuple((token, bias) for token, bias in values["logit_bias"]),
             }
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenLogprobs:
-    """How likely the model found a token where it stands, and the likeliest ones there. Units: nats.
-
-    Of the model's own distribution: before temperature, penalties, biases and limits.
-    """
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

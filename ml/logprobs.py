@@ -4,23 +4,15 @@ Shape suffixes as in ml.model. Units: nats.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenScore:
-    """A token where it stands, and the likeliest ones there, the likeliest first."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+from ml.token_logprobs import TokenLogprobs
 
 
-def token_logprobs(logits_BV: Tensor, tokens: Sequence[int], num_top: Sequence[int]) -> list[TokenScore]:
-    """The score of tokens[b] by row b, with the num_top[b] likeliest; in float32, whatever the logits are in."""
+def score_tokens(logits_BV: Tensor, tokens: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
+    """Of tokens[b], by row b, with the num_top[b] likeliest; in float32, whatever the logits are in."""
     if not tokens:
         return []
     logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
@@ -28,7 +20,7 @@ def token_logprobs(logits_BV: Tensor, tokens: Sequence[int], num_top: Sequence[i
     of_token = logprobs_BV.gather(-1, tokens_B1)[:, 0].tolist()
     tops = _tops(logprobs_BV, num_top)
     return [
-        TokenScore(token=token, logprob=logprob, top=top)
+        TokenLogprobs(token=token, logprob=logprob, top=top)
         for token, logprob, top in zip(tokens, of_token, tops, strict=True)
     ]
 

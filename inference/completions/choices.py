@@ -10,8 +10,9 @@ from inference.completions.provider import EngineGone
 from inference.openai import token_scores
 from inference.openai.shapes import Piece
 from inference.openai.token_scores import ScoredToken
-from inference.wire import ChoicePiece, ChoiceTokens, Event, GenerationRequest, PromptLogprobs, TokenLogprobs
+from inference.wire import ChoicePiece, ChoiceTokens, Event, GenerationRequest, PromptLogprobs
 from ml.text_stream import TextStream
+from ml.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

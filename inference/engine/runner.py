@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.wire import ChoiceTokens, PromptLogprobs, TokenLogprobs
+from inference.wire import ChoiceTokens, PromptLogprobs
 from ml.inference_model import InferenceModel
-from ml.logprobs import TokenScore, token_logprobs
+from ml.logprobs import score_tokens
 from ml.prefix_cache import PrefixCache
 from ml.sampling import SamplingParams, sample_next
 from ml.text_batch import Piece, Text, TextBatch
+from ml.token_logprobs import TokenLogprobs
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -159,7 +160,7 @@ class Runner:
         start = len(choice.prompt_logprobs)
         following = choice.text[start : start + len(piece.logits)]
         num_top = [choice.num_logprobs or 0] * len(following)
-        choice.prompt_logprobs += map(_logprobs_of, token_logprobs(piece.logits[: len(following)], following, num_top))
+        choice.prompt_logprobs += score_tokens(piece.logits[: len(following)], following, num_top)
 
     def _go_on(self, texts: Sequence[Text], logits: Tensor) -> list[Generated]:
         """The next token of each text, by its row of logits. Shapes: (B, V)."""
@@ -201,9 +202,5 @@ def _scores(
     if not asked:
         return {}
     rows = [row for row, _ in asked]
-    scores = token_logprobs(logits[rows], [tokens[row] for row in rows], [num_top for _, num_top in asked])
-    return {choices[row]: (_logprobs_of(score),) for row, score in zip(rows, scores, strict=True)}
-
-
-def _logprobs_of(score: TokenScore) -> TokenLogprobs:
-    return TokenLogprobs(token=score.token, logprob=score.logprob, top=score.top)
+    scores = score_tokens(logits[rows], [tokens[row] for row in rows], [num_top for _, num_top in asked])
+    return {choices[row]: (score,) for row, score in zip(rows, scores, strict=True)}

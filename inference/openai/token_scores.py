@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from inference.wire import TokenLogprobs
+from ml.token_logprobs import TokenLogprobs
 from ml.tokenizer import token_bytes
 
 GIVEN_LOGPROB = 0.0

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from inference.completions.choices import Choices, Wish
 from inference.completions.provider import EngineGone
 from inference.openai.shapes import Piece
-from inference.wire import ChoicePiece, ChoiceTokens, PromptLogprobs, TokenLogprobs
+from inference.wire import ChoicePiece, ChoiceTokens, PromptLogprobs
+from ml.token_logprobs import TokenLogprobs
 from tests.inference.make import make_request
 from tests.ml.make import make_tokenizer
 

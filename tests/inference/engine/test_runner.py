@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from inference.engine.runner import Choice, RequestInvalid, Runner
-from inference.wire import ChoiceTokens, PromptLogprobs, TokenLogprobs
+from inference.wire import ChoiceTokens, PromptLogprobs
 from ml.generation import generate_tokens
+from ml.token_logprobs import TokenLogprobs
 from tests.inference.make import CONFIG, make_choice, make_gpt, make_runner
 
 

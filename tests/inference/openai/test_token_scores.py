@@ -1,7 +1,7 @@
 import pytest
 
 from inference.openai.token_scores import ScoredToken, chat_logprobs, given, score, text_logprobs
-from inference.wire import TokenLogprobs
+from ml.token_logprobs import TokenLogprobs
 from tests.ml.make import make_tokenizer
 
 TOKENIZER = make_tokenizer()
