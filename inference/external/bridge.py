@@ -193,8 +193,10 @@ class Bridge:
                 total = chunk.num_tokens
                 if total is None:
                     counted = settled(text) if chunk.finish_reason is None else text
-                    # Text that was not made of the likeliest merges is more tokens than were generated, and held for.
-                    total = max(offset, min(count_tokens(self._options.tokenizer, counted), request.max_tokens))
+                    total = count_tokens(self._options.tokenizer, counted)
+                # Never more than credits are held for: text that was not made of the likeliest merges counts as more
+                # tokens than were generated, and a server may count wrongly.
+                total = max(offset, min(total, request.max_tokens))
                 piece = ChoicePiece(
                     index=index,
                     offset=offset,
