@@ -74,7 +74,9 @@ def main() -> None:
         config.vocab_size, (1, PROMPT_TOKENS + options.tokens), generator=torch.Generator().manual_seed(0)
     )
     rows = []
-    for name, model in [("packed float16", pack(plain)), ("float32", plain)] if can_pack() else [("float32", plain)]:
+    for name, model in (
+        [("packed float16", pack(plain)), ("float32", plain)] if can_pack(plain) else [("float32", plain)]
+    ):
         uncached = seconds_uncached(model, text, num_steps=options.no_cache_steps)
         cached = seconds_cached(model, text)
         rows.append((uncached / cached, name, 1 / cached, 1 / uncached))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FORMATS = ("fp16_packed", "fp16", "bf16", "fp32")
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def formats_of(device: torch.device) -> tuple[str, ...]:
@@ -24,6 +24,8 @@ def formats_of(device: torch.device) -> tuple[str, ...]:
         return ("fp16", "bf16", "fp32")
     if device.type == "mps":
         return ("fp16", "fp32")
+    if device.type != "cpu":
+        return ("fp32",)
     if torch.backends.quantized.engine in ("fbgemm", "x86"):
         return ("fp16_packed", "fp32")
     return ("bf16", "fp32") if _computes_bf16() else ("fp32",)
@@ -34,7 +36,7 @@ def make_linear(weight: Tensor, *, weight_format: str) -> nn.Module:
     weight = weight.detach()
     if weight_format == "fp16_packed":
         return _Packed(weight)
-    return _Whole(weight) if weight_format == "fp32" else _Half(weight.to(_DTYPES[weight_format]))
+    return _Plain(weight.to(_DTYPES[weight_format]))
 
 
 class _Packed(nn.Module):
@@ -46,18 +48,7 @@ class _Packed(nn.Module):
         return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)  # type: ignore[no-any-return]
 
 
-class _Whole(nn.Module):
-    weight: Tensor
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
-
-
-class _Half(nn.Module):
+class _Plain(nn.Module):
     weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:

@@ -187,7 +187,7 @@ class _Stopwatch:
 def _variants(model: GPT) -> list[tuple[str, GPT]]:
     if model.device.type == "cuda":
         return [("fp32", model), ("bf16", deepcopy(model).to(torch.bfloat16))]
-    if model.device.type == "cpu" and can_pack():
+    if can_pack(model):
         return [("fp32", model), ("fp16 packed", pack(model))]
     return [("fp32", model)]
 

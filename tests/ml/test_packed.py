@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from ml.kv_cache import KVCache
-from ml.packed import PackedGPT, PackedLinear, can_pack, pack
+from ml.linears import make_linear
+from ml.packed import PackedGPT, can_pack, pack
 from tests.ml.make import make_config, make_model
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="FBGEMM's half precision is for x86")
+pytestmark = pytest.mark.skipif(not can_pack(make_model()), reason="FBGEMM's half precision is for x86")
 
 TOKENS = torch.randint(300, (3, 16), generator=torch.Generator().manual_seed(0))
 
@@ -15,7 +16,7 @@ TOKENS = torch.randint(300, (3, 16), generator=torch.Generator().manual_seed(0))
 def test_a_packed_layer_is_the_layer_with_its_weight_in_half_precision(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(48, 64, generator=generator), torch.randn(shape, generator=generator)
-    y = PackedLinear(weight)(x)
+    y = make_linear(weight, weight_format="fp16_packed")(x)
     # Sums of 64 products in float32.
     torch.testing.assert_close(y, x @ weight.half().float().T, rtol=0, atol=1e-4)
 
