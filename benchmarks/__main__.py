@@ -9,6 +9,7 @@ A figure that misses its goal is said, and is no failure; a benchmark that does 
 import argparse
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.record import PlaceMissing, write
@@ -25,17 +26,7 @@ class BenchmarkFailed(Exception):
 
 def main() -> int:
     options = read_options()
-    failed = []
-    for name in options.names:
-        print(f"== {name} ==", flush=True)
-        try:
-            output = run(name, *arguments_of(name, options))
-            if options.write:
-                write(name, output)
-        except (BenchmarkFailed, PlaceMissing) as problem:
-            print(problem, file=sys.stderr)
-            failed.append(name)
-    return 1 if failed else 0
+    return run_all({name: arguments_of(name, options) for name in options.names}, is_written=options.write)
 
 
 def read_options() -> argparse.Namespace:
@@ -62,6 +53,21 @@ def read_options() -> argparse.Namespace:
 def arguments_of(name: str, options: argparse.Namespace) -> list[str]:
     quick = ["--quick"] if options.quick else []
     return quick + (["--corpus", str(options.corpus)] if options.corpus and name in CORPUS_NAMES else [])
+
+
+def run_all(arguments: Mapping[str, Sequence[str]], *, is_written: bool) -> int:
+    """Run benchmarks by their names, with these arguments each; the exit code, 1 where one failed."""
+    exit_code = 0
+    for name, own in arguments.items():
+        print(f"== {name} ==", flush=True)
+        try:
+            output = run(name, *own)
+            if is_written:
+                write(name.replace(".", "_"), output)
+        except (BenchmarkFailed, PlaceMissing) as problem:
+            print(problem, file=sys.stderr)
+            exit_code = 1
+    return exit_code
 
 
 def run(name: str, *arguments: str) -> str:

@@ -57,6 +57,14 @@ class _Reading:
         return len(self.prompt) - self.text.num_read
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is stored of a prompt's beginning: how many tokens, and by a decoding text's slot or as taken from one."""
+
+    length: int
+    source: int | Tensor
+
+
 class TextBatch:
     """At most `num_slots` texts. Every text's logits depend on its own tokens alone, up to rounding."""
 
@@ -82,10 +90,13 @@ class TextBatch:
         """
         taken = {reading.slot for reading in self._readings}
         free = [slot for slot in range(self._num_slots, self._cache.num_slots) if slot not in taken]
-        if not free or self.num_free <= 0 or self._is_awaited(text):
+        if not free or self.num_free <= 0:
             return False
         if not text.scores_prompt:
-            text.num_read = self._reuse(text.tokens, free[0])
+            known = self._known(text.tokens)
+            if self._is_awaited(text.tokens, known):
+                return False
+            text.num_read = self._reuse(text.tokens, known, free[0])
         self._readings.append(_Reading(text, free[0]))
         return True
 
@@ -156,31 +167,30 @@ class TextBatch:
             self.decoding.append(text)
         return Piece(text, logits, is_last)
 
-    def _is_awaited(self, text: Text) -> bool:
-        tokens = np.asarray(text.tokens, np.int64)
-        shared = max((num_common(tokens, np.asarray(other.prompt, np.int64)) for other in self._readings), default=0)
-        if shared < MIN_PREFIX_TOKENS or text.scores_prompt:
-            return False
-        return shared > max(self._nearest(text.tokens)[0], self.prefixes.find(text.tokens)[0])
-
-    def _nearest(self, tokens: Sequence[int]) -> tuple[int, int]:
-        """How many tokens the decoding text that begins most alike has stored of these, and its slot."""
+    def _is_awaited(self, tokens: Sequence[int], known: _Known) -> bool:
+        """Whether a prompt that is being read has more in common with these tokens than what is known."""
         wanted = np.asarray(tokens, np.int64)
-        shared = [
+        shared = max((num_common(wanted, np.asarray(other.prompt, np.int64)) for other in self._readings), default=0)
+        return shared >= MIN_PREFIX_TOKENS and shared > known.length
+
+    def _known(self, tokens: Sequence[int]) -> _Known:
+        """The longest of what is stored that these tokens begin with."""
+        wanted = np.asarray(tokens, np.int64)
+        stored = [
             (num_common(wanted, np.asarray(other.tokens[: other.num_read], np.int64)), slot)
             for slot, other in enumerate(self.decoding)
         ]
-        return max(shared, default=(0, 0))
-
-    def _reuse(self, tokens: Sequence[int], slot: int) -> int:
-        """Copy what is known of a prompt into a slot, all but its last token at most; returns how many tokens."""
-        known, source = self._nearest(tokens)
+        length, slot = max(stored, default=(0, 0))
         kept, taken = self.prefixes.find(tokens)
-        length = min(max(known, kept), len(tokens) - 1)
+        return _Known(kept, taken) if taken is not None and kept > length else _Known(length, slot)
+
+    def _reuse(self, tokens: Sequence[int], known: _Known, slot: int) -> int:
+        """Copy what is known of a prompt into a slot, all but its last token at most; returns how many tokens."""
+        length = min(known.length, len(tokens) - 1)
         if length < MIN_PREFIX_TOKENS:
             return 0
-        if taken is not None and kept > known:
-            self._cache.put(slot, taken, length=length)
+        if isinstance(known.source, int):
+            self._cache.copy(known.source, slot, length=length)
         else:
-            self._cache.copy(source, slot, length=length)
+            self._cache.put(slot, known.source, length=length)
         return length

@@ -6,25 +6,15 @@ python -m benchmarks.serving [--quick] [--write] [NAME ...]
 import argparse
 import sys
 
-from benchmarks.__main__ import BenchmarkFailed, run
-from benchmarks.record import PlaceMissing, write
+from benchmarks.__main__ import run_all
 
 NAMES = ("engine", "service", "service_balance")
 
 
 def main() -> int:
     options = read_options()
-    failed = []
-    for name in options.names:
-        print(f"== {name} ==", flush=True)
-        try:
-            output = run(f"serving.{name}", *(["--quick"] if options.quick else []))
-            if options.write:
-                write(f"serving_{name}", output)
-        except (BenchmarkFailed, PlaceMissing) as problem:
-            print(problem, file=sys.stderr)
-            failed.append(name)
-    return 1 if failed else 0
+    quick = ["--quick"] if options.quick else []
+    return run_all({f"serving.{name}": quick for name in options.names}, is_written=options.write)
 
 
 def read_options() -> argparse.Namespace:

@@ -25,8 +25,6 @@ RETRY_SECONDS = 60.0
 """A checkpoint that could not be loaded is not read again before that."""
 MAX_MODELS = 4
 """The newest started experiments, where the engine is not kept to one."""
-MAX_EXTRA_MODELS = 2
-"""Older checkpoints beside them, unless told otherwise."""
 WANTED_SECONDS = 600.0
 """An older checkpoint that nobody asked for in that time gives its place to another one."""
 Change = tuple[str, Runner | None]
@@ -36,9 +34,7 @@ Change = tuple[str, Runner | None]
 class Loader:
     """What of the catalogue this process has loaded: one checkpoint for each experiment, and some older ones."""
 
-    def __init__(
-        self, *, experiment: str | None, num_slots: int, device: str, max_extra_models: int = MAX_EXTRA_MODELS
-    ) -> None:
+    def __init__(self, *, experiment: str | None, num_slots: int, device: str, max_extra_models: int) -> None:
         self._experiment = experiment
         self._num_slots = num_slots
         self._device = device

@@ -24,8 +24,6 @@ EXCHANGE_SECONDS = 0.01
 IDLE_SECONDS = 1.0
 """How long an idle engine waits for a request before it looks for a new model or a stop."""
 REDIS_PAUSE_SECONDS = 0.5
-GRACE_SECONDS = 5.0
-"""What running requests get to finish when the engine is told to stop."""
 STUCK_SECONDS = 60.0
 """An engine whose loop has not turned for so long no longer says that it lives."""
 
@@ -33,12 +31,11 @@ STUCK_SECONDS = 60.0
 class Engine:
     """Serves the runners that `installed` brings, each under its model's name, until `stop` is set.
 
-    None for a runner takes the model away. A runner that is replaced, or taken away, finishes what it has begun.
+    None for a runner takes the model away. A runner that is replaced, or taken away, finishes what it has begun;
+    what runs when `stop` is set has grace_seconds to finish.
     """
 
-    def __init__(
-        self, mailbox: Mailbox, *, engine_id: str, stop: threading.Event, grace_seconds: float = GRACE_SECONDS
-    ) -> None:
+    def __init__(self, mailbox: Mailbox, *, engine_id: str, stop: threading.Event, grace_seconds: float) -> None:
         self.installed: SimpleQueue[tuple[str, Runner | None]] = SimpleQueue()
         self.models: tuple[str, ...] = ()
         self.underway = UnderWay()

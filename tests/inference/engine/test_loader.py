@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db
 
 
 def make_loader(experiment: str | None = None) -> Loader:
-    return Loader(experiment=experiment, num_slots=2, device="cpu")
+    return Loader(experiment=experiment, num_slots=2, device="cpu", max_extra_models=2)
 
 
 def polled(of: Loader) -> list[tuple[str, str]]:

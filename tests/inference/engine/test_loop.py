@@ -62,7 +62,7 @@ class RunningEngine:
         self.redis = Redis.from_url(url)
         self.stop = threading.Event()
         self.mailbox = Mailbox(url, engine_id="engine")
-        self.engine = Engine(self.mailbox, engine_id="engine", stop=self.stop)
+        self.engine = Engine(self.mailbox, engine_id="engine", stop=self.stop, grace_seconds=5.0)
         self.thread = threading.Thread(target=self.engine.run)
         self._last_ids: dict[str, bytes] = {}
 
