@@ -4,8 +4,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -84,13 +84,22 @@ def beside_trainer(setting: Setting, *, repeats: int) -> tuple[list[float], list
         engine.measure()
         for _ in range(repeats):
             alone.append(fastest.measure())
-            command = [sys.executable, "-m", "benchmarks.serving.engine_trainer"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as trainer:
-                assert trainer.stdout is not None
-                trainer.stdout.readline()
+            with training():
                 beside.append(engine.measure())
-                trainer.kill()
     return alone, beside
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """A volunteer's training on the same cores, from its first step on."""
+    command = [sys.executable, "-m", "benchmarks.serving.engine_trainer"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as trainer:
+        assert trainer.stdout is not None
+        trainer.stdout.readline()
+        try:
+            yield
+        finally:
+            trainer.kill()
 
 
 ALL = tuple(CONTENDERS)
