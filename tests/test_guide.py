@@ -106,6 +106,7 @@ def run_stage(name: str, desk: Path) -> str:
     return printed
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_guide_do_what_it_says(desk: Path):
     for name in STAGES:

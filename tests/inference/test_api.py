@@ -170,14 +170,19 @@ async def test_a_full_queue_is_refused_and_the_hold_released(api: Api) -> None:
     await require_released(api)
 
 
-async def test_a_request_that_was_lost_with_its_engine_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_was_lost_with_one_engine_after_the_other_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provider, "POLL_MS", 20)
     api.pretend_an_engine_lives()
     asking = asyncio.create_task(api.post(ASKED))
-    while not api.redis.rpop(wire.queue_key("study")):
+    num_lost = 0
+    while not asking.done():
+        num_lost += api.redis.rpop(wire.queue_key("study")) is not None
         await asyncio.sleep(0.01)
     status, body = await asking
     assert (status, body["error"]["type"]) == (503, "server_error")
+    assert num_lost == wire.MAX_TRIES
     await require_released(api)
 
 
