@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="fai-tests-") as folder:
         # Files side by side on two cores, in the order of tests/conftest.py: many wait for processes of their own.
-        failed = run(["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *arguments], FAI_STATE_DIR=f"{folder}/sqlite")
+        failed = run(
+            ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *arguments], FAI_STATE_DIR=f"{folder}/sqlite"
+        )
         if failed:
             return failed
         with postgresql(Path(folder) / "pg") as url:

@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.__main__ import run_all
 
-NAMES = ("engine", "engine_threads", "service", "service_balance")
+NAMES = ("engine", "engine_threads", "service", "service_engines", "service_balance")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from fai_project.local import LocalCoordinator
 NUM_CORES = 2
 NUM_STREAMS = 8
 NUM_SLOTS = 64
-"""Of the service's engine: nobody waits for a place."""
+"""Of the service's engine, where not said otherwise: nobody waits for a place."""
 PROMPT_TOKENS = 16
 MAX_TOKENS = 192
 START_SECONDS = 90
@@ -32,7 +32,8 @@ class MeasuredService(LocalCoordinator):
     """A coordinator with a model of random weights."""
 
     num_threads: int | None = None
-    """Of the engine; None: its own choice."""
+    """Of an engine; None: its own choice."""
+    num_slots = NUM_SLOTS
     keys: dict[str, str]
 
     def start(self, *, engine: bool = True, preset: str = "m4") -> None:
@@ -40,11 +41,15 @@ class MeasuredService(LocalCoordinator):
         try:
             self.run_rows("make", preset)
             self.keys = json.loads((self.folder / "keys.json").read_text())
-            threads = [] if self.num_threads is None else ["--threads", str(self.num_threads)]
-            self._spawn("engine", "-m", "django", "serve_engine", "--slots", str(NUM_SLOTS), *threads)
+            self.start_engine("engine")
         except BaseException:
             self.stop()
             raise
+
+    def start_engine(self, name: str) -> None:
+        """Start one more, which may not serve yet."""
+        threads = [] if self.num_threads is None else ["--threads", str(self.num_threads)]
+        self._spawn(name, "-m", "django", "serve_engine", "--slots", str(self.num_slots), *threads)
 
     def wait_until_served(self) -> None:
         """Return once a completion succeeds.
@@ -127,10 +132,12 @@ def keep_to_cores(num_cores: int) -> None:
 
 
 @contextmanager
-def started(preset: str, num_threads: int | None = None, *, database_url: str = "") -> Iterator[MeasuredService]:
+def started(
+    preset: str, num_threads: int | None = None, *, num_slots: int = NUM_SLOTS, database_url: str = ""
+) -> Iterator[MeasuredService]:
     with tempfile.TemporaryDirectory(prefix="fai-serving-") as folder:
         service = MeasuredService(Path(folder), database_url=database_url)
-        service.num_threads = num_threads
+        service.num_threads, service.num_slots = num_threads, num_slots
         try:
             service.start(preset=preset)
             service.wait_until_served()
