@@ -22,20 +22,18 @@ def test_a_killed_worker_loses_its_lease_and_another_device_gets_the_job(cluster
     with working(first):
         attempt = wait_for(lambda: running_attempt(cluster, "killed-1"), seconds=60, what="the first device trains")
         first.worker.kill()
-        with working(second):
-            wait_for(
-                lambda: next(
-                    (a for a in cluster.attempts() if a["id"] == attempt["id"] and a["state"] == "lease_expired"), None
-                ),
-                seconds=30,
-                what="the lease runs out",
-            )
-            taken = wait_for(
-                lambda: [a for a in cluster.attempts(nickname="killed-2") if a["job_id"] == attempt["job_id"]],
-                seconds=90,
-                what="the second device gets the same job",
-            )
-            assert taken[0]["state"] in {"offered", "running", "submitted", "validating", "accepted"}
+        wait_for(
+            lambda: state_of(cluster, attempt["id"]) == "lease_expired",
+            seconds=30,
+            what="the lease runs out",
+        )
+    with working(second):
+        taken = wait_for(
+            lambda: [a for a in cluster.attempts(nickname="killed-2") if a["job_id"] == attempt["job_id"]],
+            seconds=90,
+            what="the second device gets the same job",
+        )
+        assert taken[0]["state"] in {"offered", "running", "submitted", "validating", "accepted"}
     cluster.check_ledger()
 
 
