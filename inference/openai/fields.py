@@ -28,7 +28,7 @@ COMPLETION_NUMBERS = {
     **_NUMBERS,
     "max_tokens": Bounds(least=0, most=MOST_TOKENS, is_integer=True),
     "logprobs": Bounds(least=0, most=5, is_integer=True),
-    "best_of": Bounds(least=1, most=20, is_integer=True),
+    "best_of": Bounds(least=0, most=20, is_integer=True),
 }
 CHAT_NUMBERS = {
     **_NUMBERS,
@@ -42,7 +42,7 @@ CHAT_FIELDS = frozenset({*CHAT_NUMBERS, *_OTHERS, "messages", "logprobs"})
 
 UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
-    "best_of": (1,),
+    "best_of": (0, 1),
     "echo": (False,),
     "top_logprobs": (),
     "response_format": ({"type": "text"},),

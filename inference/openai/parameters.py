@@ -193,7 +193,7 @@ def _read_model(body: Mapping[str, Any]) -> str:
 
 def _read_best_of(reader: _Reader) -> int:
     n = reader.integer("n", 1)
-    best_of = reader.integer("best_of", n)
+    best_of = reader.integer("best_of", n) or n
     if best_of < n:
         raise bad_parameter("best_of", "invalid_value", f"'best_of' ({best_of}) must be at least 'n' ({n}).")
     return best_of

@@ -59,7 +59,7 @@ def test_a_prompt_of_another_form_is_refused(prompt: Any) -> None:
         ("seed", -(2**63), 2**63 - 1, 1),
         ("max_tokens", 0, 10_000_000, 1),
         ("logprobs", 0, 5, 1),
-        ("best_of", 1, 20, 1),
+        ("best_of", 0, 20, 1),
         ("frequency_penalty", -2, 2, 0.01),
         ("presence_penalty", -2, 2, 0.01),
     ],
@@ -129,6 +129,7 @@ def test_what_belongs_to_the_other_endpoint_is_refused_by_name() -> None:
     [
         ("echo", False),
         ("best_of", 1),
+        ("best_of", 0),
         ("tools", None),
         ("response_format", {"type": "text"}),
         ("modalities", ["text"]),
@@ -162,6 +163,7 @@ def test_prompts_times_choices_are_bounded() -> None:
 def test_best_of_is_at_least_n_and_not_streamed() -> None:
     assert read_completion({**TEXT, "n": 2, "best_of": 3}).best_of == 3
     assert read_completion({**TEXT, "n": 2}).best_of == 2
+    assert read_completion({**TEXT, "n": 2, "best_of": 0}).best_of == 2
     assert refusal({**TEXT, "n": 3, "best_of": 2}).param == "best_of"
     assert refusal({**TEXT, "best_of": 2, "stream": True}).param == "best_of"
     assert read_completion({**TEXT, "n": 2, "best_of": 2, "stream": True}).n == 2
