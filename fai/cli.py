@@ -95,11 +95,14 @@ def run_status(options: Options) -> None:
         print(f"{movement['created_at']:.19}  {movement['amount']:>+12,}  {movement['kind']}  {movement['paid_for']}")
 
 
-def run_key(options: Options) -> None:
-    """A further key that can only complete: for an OpenAI client, or to give to somebody in the family."""
+def run_key(options: Options, *, lent_credits: int | None) -> None:
+    """A further key that can only complete: for a program of one's own, or to lend, up to so many credits a week."""
     config = worker_config(options)
+    wanted: dict[str, Any] = {"name": "fai key", "scopes": ["completion"]}
+    if lent_credits is not None:
+        wanted |= {"is_shared": True, "credit_cap": lent_credits, "cap_period": "week"}
     with _client(config.server_url, api_key=config.api_key) as client:
-        answer = client.post("me/keys", {"name": "fai key", "scopes": ["completion"]})
+        answer = client.post("me/keys", wanted)
     _say(options, "key_created", api_key=answer["api_key"])
 
 
@@ -191,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[shared], help="your credits")
     status.set_defaults(command=run_status)
     key = commands.add_parser("key", parents=[shared], help="make an API key for completions")
+    key.add_argument(
+        "--lend",
+        dest="lent_credits",
+        metavar="CREDITS",
+        type=int,
+        help="for somebody else: so many of your credits a week, and no look at your account",
+    )
     key.set_defaults(command=run_key)
     verify = commands.add_parser(
         "verify",

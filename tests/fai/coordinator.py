@@ -72,6 +72,7 @@ class Coordinator:
         self.attempts: dict[int, Attempt] = {}
         self.heartbeats: list[dict[str, Any]] = []
         self.registrations: list[dict[str, Any]] = []
+        self.wanted_keys: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str]] = []
         self.directives: Callable[[dict[str, Any]], Directives] = lambda beat: NOTHING_TO_DO
         self.hook: Callable[[str, str], None] = lambda method, path: None
@@ -190,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
             movement = {"kind": "earn", "amount": 12, "paid_for": "attempt:1", "created_at": "2026-05-01T12:00:00Z"}
             return 200, {"next": None, "previous": None, "results": [movement]}
         if path == "me/keys":
-            return 201, {"api_key": "fai_sk_more", **json.loads(body)}
+            self.coordinator.wanted_keys.append(json.loads(body))
+            return 201, {"api_key": "fai_sk_more", **self.coordinator.wanted_keys[-1]}
         raise Problem(404, "not_found")
 
     def _route_attempt(self, attempt: Attempt, action: str, body: bytes) -> None:

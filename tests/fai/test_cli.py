@@ -152,6 +152,10 @@ def test_a_further_key_is_shown_once(experiments: Coordinator, capsys: pytest.Ca
     capsys.readouterr()
     assert main(["key"]) == 0
     assert capsys.readouterr().out == "New key, shown this once: fai_sk_more\n"
+    assert main(["key", "--lend", "500"]) == 0
+    mine, lent = experiments.wanted_keys
+    assert mine == {"name": "fai key", "scopes": ["completion"]}
+    assert lent == {**mine, "is_shared": True, "credit_cap": 500, "cap_period": "week"}
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
