@@ -103,6 +103,9 @@ def test_two_engines_work_on_one_queue_and_the_death_of_one_loses_only_what_it_h
             seconds=60,
             what="the second engine works",
         )
+        page = httpx.get(f"{address}/metrics").text
+        assert (samples(page, "fai_engine_slots"), samples(page, "fai_engine_models")) == (2, 1)
+        assert samples(page, "fai_engine_running_requests") == 2
         service.parts["second"].kill()
         answers = [future.result() for future in asked]
     assert set(answers) <= {"length", "stop", "503"}
@@ -199,6 +202,16 @@ def test_metrics_are_for_who_has_the_token(service: CompletionService, client: o
     assert "fai_open_holds 0.0" in page
     assert 'status="404"' in page
     assert 'state="done"' in page
+
+
+def test_metrics_tell_what_is_held_while_a_stream_runs(service: CompletionService, client: openai.OpenAI) -> None:
+    with client.chat.completions.create(**QUESTION, max_tokens=1_000, n=8, stream=True) as stream:
+        next(stream)
+        page = httpx.get(f"{service.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        assert service.count("running") == 1, "the stream was over before it was looked at"
+        assert samples(page, "fai_open_holds") == 1
+        assert samples(page, "fai_held_credits") == service.balance().held > 8_000
+    assert samples(page, "fai_http_seconds_count") > 0
 
 
 def test_a_requests_id_is_in_its_answer_and_in_every_log_and_its_text_in_none(
