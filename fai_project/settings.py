@@ -72,6 +72,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "inference.monitoring.tracing.trace_requests",
+    "fai_project.charset.read_as_utf8",
     "django.middleware.security.SecurityMiddleware",
     "fai_project.static_files.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
