@@ -137,7 +137,9 @@ def _filter(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     Each limit becomes a least probability, so the order of the vocabulary, and with it the draw, is not disturbed.
     """
     temperature_B1 = _column([row.temperature or 1.0 for row in params], logits_BV)
-    probabilities_BV = torch.softmax(logits_BV.double() / temperature_B1, dim=-1)
+    # The likeliest one's is zero, which no temperature, however small, makes infinite.
+    below_BV = logits_BV.double() - logits_BV.double().amax(dim=-1, keepdim=True)
+    probabilities_BV = torch.softmax(below_BV / temperature_B1, dim=-1)
     least_B1 = probabilities_BV.amax(dim=-1, keepdim=True) * _column([row.min_p for row in params], logits_BV)
     if any(row.top_k is not None or row.top_p < 1 for row in params):
         least_B1 = torch.maximum(least_B1, _least_of_top(probabilities_BV, params))

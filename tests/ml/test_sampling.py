@@ -37,6 +37,12 @@ def test_temperature_sharpens_and_flattens() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-308, 5e-324])
+def test_the_least_temperatures_take_the_likeliest(temperature: float) -> None:
+    shares_V = draw_many(SamplingParams(temperature=temperature), logits_V=LOGITS_V.flip(0), num_draws=100)
+    assert shares_V.tolist() == [0, 0, 0, 0, 1]
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
     assert draws(SamplingParams(temperature=0.0)) == {0}
 
