@@ -70,7 +70,8 @@ def record_cuda_graph(work: Work) -> Work:
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Meanwhile another thread may load a checkpoint, whose allocations are no part of the graph.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
 
     def replay() -> Tensor:

@@ -84,6 +84,7 @@ class Engine:
         deadline = time.monotonic() + self._grace_seconds
         while self.underway and time.monotonic() < deadline:
             self._turn()
+            self._last_step_at = time.monotonic()
         self._give_up()
 
     def _install(self) -> None:
