@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -164,8 +165,7 @@ async def cancel(request: GenerationRequest, choices: Iterable[int]) -> None:
     pipeline = client().pipeline(transaction=False)
     for each_try in _tries(request):
         pipeline.lrem(wire.queue_key(request.model), 0, each_try.encode())
-        pipeline.sadd(wire.cancel_key(each_try.request_id), *indexes)
-        pipeline.expire(wire.cancel_key(each_try.request_id), wire.CANCEL_SECONDS)
+        _add_cancellation(pipeline, each_try, indexes)
     await _try(pipeline.execute())
 
 
@@ -183,13 +183,15 @@ async def events(request: GenerationRequest, observed: Observed | None = None) -
     """
     observed = observed or Observed(request)
     deadline = time.monotonic() + REQUEST_DURATION.total_seconds()
-    for number, each_try in enumerate(_tries(request)):
-        if number:
-            await _hand_over(each_try)
+    lost: GenerationRequest | None = None
+    for each_try in _tries(request):
+        if lost is not None:
+            await _hand_over(lost, each_try)
         async with aclosing(_read_or_lose(each_try, deadline)) as of_try:
             async for event in of_try:
                 observed.note(event)
                 yield event
+        lost = each_try
     raise EngineGone("Several engines stopped before they began this request.")
 
 
@@ -198,15 +200,23 @@ def _tries(request: GenerationRequest) -> list[GenerationRequest]:
     return [replace(request, request_id=name) for name in wire.try_ids(request.request_id)]
 
 
-async def _hand_over(request: GenerationRequest) -> None:
-    """Queue it before all others. Raises: EngineGone where nobody is left."""
+async def _hand_over(lost: GenerationRequest, request: GenerationRequest) -> None:
+    """Queue it before all others; an engine that was only slow stops the lost try. Raises: EngineGone, nobody is left."""
     logger.warning("an engine was lost, another one is asked: %s", request.request_id)
     try:
         if request.model not in await served_models():
             raise EngineGone("The engine stopped before it began this request.")
-        await client().rpush(wire.queue_key(request.model), request.encode())
+        pipeline = client().pipeline(transaction=False)
+        _add_cancellation(pipeline, lost, range(lost.num_choices))
+        pipeline.rpush(wire.queue_key(request.model), request.encode())
+        await pipeline.execute()
     except RedisError as error:
         raise EngineGone("The engines cannot be reached any more.") from error
+
+
+def _add_cancellation(pipeline: Pipeline, each_try: GenerationRequest, choices: Iterable[int]) -> None:
+    pipeline.sadd(wire.cancel_key(each_try.request_id), *choices)
+    pipeline.expire(wire.cancel_key(each_try.request_id), wire.CANCEL_SECONDS)
 
 
 async def _read_or_lose(request: GenerationRequest, deadline: float) -> AsyncGenerator[Event]:

@@ -82,6 +82,20 @@ async def test_a_request_whose_engine_told_nothing_is_given_to_another(redis: An
     assert replace(again, request_id=taken.request_id) == taken
 
 
+async def test_an_engine_that_was_only_slow_is_told_that_nobody_reads_its_try(redis: Any) -> None:
+    request = make_request(n=2)
+    await live(redis, "second", "study")
+    await provider.submit(request)
+    reading = asyncio.create_task(read(request))
+    slow = await take(redis, request)
+    again = await take(redis, request)
+    assert await redis.smembers(wire.cancel_key(slow.request_id)) == {"0", "1"}
+    assert 0 < await redis.ttl(wire.cancel_key(slow.request_id)) <= wire.CANCEL_SECONDS
+    await tell(redis, again, started("second"), TOKENS)
+    assert await reading == [started("second"), TOKENS]
+    assert not await redis.exists(wire.cancel_key(again.request_id))
+
+
 async def test_a_request_that_was_lost_on_its_way_is_given_to_another(redis: Any) -> None:
     request = make_request()
     await live(redis, "second", "study")
