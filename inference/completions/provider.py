@@ -201,7 +201,10 @@ def _tries(request: GenerationRequest) -> list[GenerationRequest]:
 
 
 async def _hand_over(lost: GenerationRequest, request: GenerationRequest) -> None:
-    """Queue it before all others; an engine that was only slow stops the lost try. Raises: EngineGone, nobody is left."""
+    """Queue it before all others; an engine that was only slow stops the lost try.
+
+    Raises: EngineGone where nobody is left.
+    """
     logger.warning("an engine was lost, another one is asked: %s", request.request_id)
     try:
         if request.model not in await served_models():
