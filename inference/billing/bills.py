@@ -68,6 +68,7 @@ class Bill:
     async def settle(
         self, completion: Completion, *, state: Completion.State, usage: Usage, checkpoint_id: int | None
     ) -> None:
+        used_tokens = 0
         try:
             await _settle(
                 completion=completion,
@@ -76,9 +77,10 @@ class Bill:
                 checkpoint_id=checkpoint_id,
                 answer=self._answer(state),
             )
+            if not charges.is_free(state, completion_tokens=usage.completion_tokens):
+                used_tokens = usage.prompt_tokens + usage.completion_tokens
         finally:
             leases.drop(completion)
-            used_tokens = usage.prompt_tokens + usage.completion_tokens
             await self._allowance.give_back_tokens(self._set_aside_tokens - used_tokens)
 
     def _open(self, request: GenerationRequest, *, checkpoint: Checkpoint) -> Completion:

@@ -85,18 +85,18 @@ def settle(
 ) -> None:
     """End the request, once: pay for what was sent and give the rest of the hold back.
 
-    A failure is free, and so is a request that was dropped before anything was sent. `answer` is what was sent, where
-    the client asked for it to be kept: what was free keeps nothing, so that it can be tried again with the same key.
+    `answer` is what was sent, where the client asked for it to be kept: what was free keeps nothing, so that it can be
+    tried again with the same key.
     """
     rows = Completion.objects.filter(pk=completion.pk, state=State.RUNNING)
     fields = {} if checkpoint_id is None else {"checkpoint_id": checkpoint_id}
     if not rows.update(state=state, completion_tokens=completion_tokens, finished_at=now, **fields):
         return
-    is_free = state == State.FAILED or (state == State.DISCONNECTED and completion_tokens == 0)
-    idempotency.end(completion=completion, answer=None if is_free else answer, now=now)
+    is_unpaid = is_free(state, completion_tokens=completion_tokens)
+    idempotency.end(completion=completion, answer=None if is_unpaid else answer, now=now)
     if completion.hold is None:
         return
-    if is_free:
+    if is_unpaid:
         ledger.release(hold=completion.hold, now=now)
         return
     owed = (completion.prompt_tokens + completion_tokens) * completion.credits_per_token
@@ -104,6 +104,11 @@ def settle(
         ledger.capture(hold=completion.hold, amount=owed, now=now)
     except ledger.HoldResolved:
         logger.warning("%s was delivered after its hold had expired: it is not paid", completion)
+
+
+def is_free(state: State, *, completion_tokens: int) -> bool:
+    """A failure is, and so is a request that was dropped before anything was sent."""
+    return state == State.FAILED or (state == State.DISCONNECTED and completion_tokens == 0)
 
 
 def reap(*, now: datetime) -> list[str]:
