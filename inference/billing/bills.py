@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from django.db import OperationalError
 from django.utils import timezone
@@ -30,6 +31,22 @@ INTERRUPTED = errors.ApiError(
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a request ended, and which checkpoint answered it; None where none did."""
+
+    state: Completion.State
+    usage: Usage
+    checkpoint_id: int | None = None
+
+    @property
+    def used_tokens(self) -> int:
+        """What counts for the rate: nothing where nothing is paid."""
+        if charges.is_free(self.state, completion_tokens=self.usage.completion_tokens):
+            return 0
+        return self.usage.prompt_tokens + self.usage.completion_tokens
+
+
 class Bill:
     """The bill of one request of a key; `open` and `settle` are called once each, in this order."""
 
@@ -43,6 +60,11 @@ class Bill:
     @property
     def key_prefix(self) -> str:
         return self._api_key.prefix
+
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether the client can ask for what was sent again."""
+        return bool(self._sent)
 
     async def open(self, request: GenerationRequest, *, checkpoint: Checkpoint) -> Completion:
         """Set aside what the request can cost at most.
@@ -65,23 +87,19 @@ class Bill:
         if self._claim is not None:
             self._sent.append(data)
 
-    async def settle(
-        self, completion: Completion, *, state: Completion.State, usage: Usage, checkpoint_id: int | None
-    ) -> None:
+    async def settle(self, completion: Completion, look: Callable[[], Outcome]) -> Outcome:
+        """End the request as `look` finds it once the database answers: the client may leave before.
+
+        Raises: django.db.OperationalError where the database is away for longer than that can wait.
+        """
         used_tokens = 0
         try:
-            await _settle(
-                completion=completion,
-                state=state,
-                completion_tokens=usage.completion_tokens,
-                checkpoint_id=checkpoint_id,
-                answer=self._answer(state),
-            )
-            if not charges.is_free(state, completion_tokens=usage.completion_tokens):
-                used_tokens = usage.prompt_tokens + usage.completion_tokens
+            outcome = await self._settle(completion, look)
+            used_tokens = outcome.used_tokens
         finally:
             leases.drop(completion)
             await self._allowance.give_back_tokens(self._set_aside_tokens - used_tokens)
+        return outcome
 
     def _open(self, request: GenerationRequest, *, checkpoint: Checkpoint) -> Completion:
         try:
@@ -101,23 +119,31 @@ class Bill:
         except idempotency.InProgress as error:
             raise errors.in_progress(str(error)) from error
 
+    async def _settle(self, completion: Completion, look: Callable[[], Outcome]) -> Outcome:
+        """Once: the first try may have succeeded although its answer was lost."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            outcome = look()
+            try:
+                await database.call(
+                    charges.settle,
+                    completion=completion,
+                    state=outcome.state,
+                    completion_tokens=outcome.usage.completion_tokens,
+                    checkpoint_id=outcome.checkpoint_id,
+                    answer=self._answer(outcome.state),
+                    now=timezone.now(),
+                )
+            except OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("a bill waits for the database: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return outcome
+
     def _answer(self, state: Completion.State) -> bytes | None:
         if self._claim is None or not self._sent:
             return None
         ending = [sse.event(INTERRUPTED.body)] if state == Completion.State.DISCONNECTED else []
         return b"".join([*self._sent, *ending])
-
-
-async def _settle(**settlement: Any) -> None:
-    """Settle, once: the first try may have succeeded although its answer was lost."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            await database.call(charges.settle, **settlement, now=timezone.now())
-        except OperationalError as error:
-            if time.monotonic() > deadline:
-                raise
-            logger.warning("a bill waits for the database: %s", error)
-            await asyncio.sleep(RETRY_SECONDS)
-        else:
-            return

@@ -25,6 +25,10 @@ def check() -> None:
 
     Raises: asyncio.CancelledError.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if has_left(asyncio.current_task()):
         raise asyncio.CancelledError
+
+
+def has_left(client: asyncio.Task[Any] | None) -> bool:
+    """Whether the client whose request the task answers has left, even where the task goes on to a clean end."""
+    return client is not None and client.cancelling() > 0

@@ -1,5 +1,6 @@
 """One completion request from its hold to its bill, whatever the shape in which it is sent."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -12,7 +13,7 @@ from django.utils import timezone
 from tokenizers import Tokenizer
 
 from inference import catalogue
-from inference.billing.bills import Bill
+from inference.billing.bills import Bill, Outcome
 from inference.completions import cancellation, prompts, provider
 from inference.completions.choices import Choices, Wish
 from inference.completions.provider import EngineGone, EngineRefused, EngineUnavailable, QueueFull
@@ -139,6 +140,7 @@ class Session:
         self._completion: Completion | None = None
         self._checkpoint_id: int | None = None
         self._state = Completion.State.DISCONNECTED
+        self._client = asyncio.current_task()
 
     @classmethod
     async def open(cls, order: Order, *, bill: Bill) -> Self:
@@ -246,11 +248,21 @@ class Session:
         # First the engine: a bill may have to wait for the database.
         await self._events.aclose()
         await provider.cancel(self._request, self._choices.unfinished)
-        await self.bill.settle(completion, state=self._state, usage=self.usage, checkpoint_id=self._checkpoint_id)
+        outcome = await self.bill.settle(completion, self._outcome)
         self._observed.end(
-            state=self._state, completion_tokens=self.usage.completion_tokens, key_prefix=self.bill.key_prefix
+            state=outcome.state,
+            completion_tokens=outcome.usage.completion_tokens,
+            key_prefix=self.bill.key_prefix,
         )
         await provider.forget(self._request)
+
+    def _outcome(self) -> Outcome:
+        """As it is at the moment: of an answer that is sent whole, a client that leaves before has seen nothing."""
+        state, usage = self._state, self.usage
+        is_unseen = not self.is_streaming and not self.bill.keeps_answer and cancellation.has_left(self._client)
+        if is_unseen and state == Completion.State.DONE:
+            state, usage = Completion.State.DISCONNECTED, replace(usage, completion_tokens=0)
+        return Outcome(state=state, usage=usage, checkpoint_id=self._checkpoint_id)
 
 
 def _is_last(event: Event) -> bool:

@@ -1,17 +1,20 @@
 """What /v1 answers while an engine answers: headers, limits, kept answers, and what the bill and the key say of it."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext
+from django.db import OperationalError
 from redis import Redis
 
 from contributors import ledger
 from contributors.models import ApiKey, Scope
 from fai_project.redis_server import RedisServer
+from inference.billing import bills, charges
 from inference.models import Completion, IdempotentRequest
 from tests.contributors.make import make_key
 from tests.inference.engines import AnsweringEngine
@@ -157,6 +160,32 @@ async def test_a_stream_whose_client_left_is_answered_as_far_as_it_was_paid(serv
     assert completion.state == Completion.State.DISCONNECTED or completion.completion_tokens == MAX_TOKENS
     _, kept = await service.stream(**{"Idempotency-Key": "one"})
     assert kept.startswith(sent)
+
+
+@pytest.mark.parametrize(
+    ("headers", "state", "paid"),
+    [({}, "disconnected", 0), ({"Idempotency-Key": "one"}, "done", PRICE * (1 + MAX_TOKENS))],
+)
+async def test_a_client_that_leaves_while_the_bill_waits_for_the_database_pays_for_what_is_kept_for_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], state: str, paid: int
+) -> None:
+    is_asked = threading.Event()
+
+    def be_away(**_: Any) -> None:
+        is_asked.set()
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(bills, "RETRY_SECONDS", 0.01)
+    with monkeypatch.context() as away:
+        away.setattr(charges, "settle", be_away)
+        asking = asyncio.create_task(_in_a_thread_of_its_own(service.complete(**headers)))
+        await asyncio.to_thread(is_asked.wait, 20)
+        asking.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (await Completion.objects.aget()).state == state
+    assert await service.balance() == ledger.Balance(available=1_000 - paid, held=0, escrow=0)
 
 
 async def _in_a_thread_of_its_own(answering: Coroutine[Any, Any, Any]) -> Any:

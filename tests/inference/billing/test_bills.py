@@ -5,7 +5,7 @@ from redis import Redis
 
 from contributors.models import ApiKey
 from fai_project.redis_server import RedisServer
-from inference.billing.bills import Bill
+from inference.billing.bills import Bill, Outcome
 from inference.billing.limits import Allowance
 from inference.models import Completion
 from inference.openai.shapes import Usage
@@ -57,5 +57,6 @@ async def test_the_rate_counts_what_is_paid(
     completion = await bill.open(request, checkpoint=checkpoint)
     assert allowance.headers["x-ratelimit-remaining-tokens"] == str(20 - 11)
     usage = Usage(prompt_tokens=request.prompt_tokens, completion_tokens=tokens)
-    await bill.settle(completion, state=state, usage=usage, checkpoint_id=None)
+    outcome = Outcome(state=state, usage=usage)
+    assert await bill.settle(completion, lambda: outcome) == outcome
     assert allowance.headers["x-ratelimit-remaining-tokens"] == str(20 - used)
