@@ -13,8 +13,9 @@ from ml import corpus, data, tokenizer
 from ml.checkpoint import save_model
 from ml.config import PRESETS, InnerConfig, ModelConfig, TrainConfig
 from ml.export import gguf, hf
+from ml.export.source import Source
 from ml.model import GPT, initial_model
-from ml.run import BEST_FOLDER, MODEL_FILE, open_run, write_config
+from ml.run import BEST_FOLDER, MODEL_FILE, write_config
 from ml.trainer import Trainer
 
 HOME = Path(".state/benchmarks/serving")
@@ -59,14 +60,15 @@ def train(model: GPT, tokens: data.Tokens, *, seconds: float) -> None:
 def write(home: Path, model: GPT, encoder: Tokenizer) -> None:
     config: ModelConfig = model.config
     (home / BEST_FOLDER).mkdir(parents=True)
-    save_model(model, home / BEST_FOLDER / MODEL_FILE)
+    checkpoint = home / BEST_FOLDER / MODEL_FILE
+    save_model(model, checkpoint)
     encoder.save(str(home / tokenizer.FILE_NAME))
     write_config(home, config=TrainConfig(model=config), data={"folder": ""})
-    run = open_run(home)
+    source = Source(name=home.name, checkpoint=checkpoint, config=config, tokenizer=encoder)
     for name in ("hf", "gguf"):
         (home / name).mkdir()
-    hf.write(run, home / "hf", dtype="fp32")
-    gguf.write(run, home / "gguf", dtype="fp16")
+    hf.write(source, home / "hf", dtype="fp32")
+    gguf.write(source, home / "gguf", dtype="fp16")
     ctranslate2.converters.TransformersConverter(str(home / "hf")).convert(str(home / "ctranslate2"))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ml.export.formats import FORMATS, export
+from ml.export.source import Source
 from ml.export.weights import DTYPES
 from ml.run import open_run
 
@@ -27,12 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    source = open_run(arguments.run, checkpoint=arguments.checkpoint)
+    source = Source.of_run(open_run(arguments.run, checkpoint=arguments.checkpoint))
     with Console(stderr=True).status(f"Writing {arguments.out}"):
         exported = export(
             source, format_name=arguments.format, out=arguments.out, dtype=arguments.dtype, force=arguments.force
         )
     print(f"{exported.folder}: {source.checkpoint} as {arguments.format}, {arguments.dtype}")
-    for name, size_bytes in exported.sizes.items():
-        print(f"  {size_bytes:>15,} bytes  {name}")
-    print(f"\nLoad it:\n\n{exported.snippet}", end="")
+    print(exported.listing, end="")

@@ -19,8 +19,8 @@ from ml.bad_input import BadInput
 from ml.chat_template import END_OF_ANSWER, marker
 from ml.config import ModelConfig
 from ml.export.jinja_template import CHAT_TEMPLATE
+from ml.export.source import Source
 from ml.export.weights import rounded, tensors
-from ml.run import TOKENIZER_FILE, Run
 from ml.tokenizer import END_OF_TEXT
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -53,15 +53,15 @@ class GGUFImpossible(BadInput):
     page: ClassVar[str] = "export"
 
 
-def write(run: Run, folder: Path, *, dtype: str) -> None:
+def write(source: Source, folder: Path, *, dtype: str) -> None:
     """Raises: GGUFImpossible, ml.export.weights.WeightsTooLarge."""
     writer = GGUFWriter(folder / FILE, MODEL_ARCH_NAMES[MODEL_ARCH.QWEN3])
-    writer.add_name(run.folder.absolute().name)
+    writer.add_name(source.name)
     writer.add_license("apache-2.0")
-    _add_shape(writer, run.model.config)
+    _add_shape(writer, source.config)
     writer.add_file_type(FILE_TYPES[dtype])
-    _add_tokenizer(writer, run)
-    _add_tensors(writer, run, dtype=dtype)
+    _add_tokenizer(writer, source)
+    _add_tensors(writer, source, dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,12 +83,12 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _add_tokenizer(writer: GGUFWriter, run: Run) -> None:
-    tokenizer = run.tokenizer
+def _add_tokenizer(writer: GGUFWriter, source: Source) -> None:
+    tokenizer = source.tokenizer
     parts = json.loads(tokenizer.to_str())
     if not _splits_as_qwen2(parts):
         raise GGUFImpossible(
-            f"{run.folder / TOKENIZER_FILE} splits words in a way that llama.cpp has no name for: "
+            f"The tokenizer of {source.name} splits words in a way that llama.cpp has no name for: "
             "export to another format, or make a tokenizer with `fai tokenizer` and train on it."
         )
     special = {token["content"] for token in parts["added_tokens"]}
@@ -96,7 +96,7 @@ def _add_tokenizer(writer: GGUFWriter, run: Run) -> None:
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     types = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
     # llama.cpp counts the embedding's rows by the list of tokens.
-    spare = range(len(tokens), run.model.config.vocab_size)
+    spare = range(len(tokens), source.config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list([*tokens, *(f"[PAD{token}]" for token in spare)])
@@ -119,9 +119,9 @@ def _splits_as_qwen2(parts: dict[str, Any]) -> bool:
     return parts["normalizer"] is None and kinds == [("Split", {"Regex": QWEN2_WORDS}), ("ByteLevel", None)]
 
 
-def _add_tensors(writer: GGUFWriter, run: Run, *, dtype: str) -> None:
-    names = get_tensor_name_map(MODEL_ARCH.QWEN3, run.model.config.n_layer)
-    for name, tensor in tensors(run.checkpoint):
+def _add_tensors(writer: GGUFWriter, source: Source, *, dtype: str) -> None:
+    names = get_tensor_name_map(MODEL_ARCH.QWEN3, source.config.n_layer)
+    for name, tensor in tensors(source.checkpoint):
         gguf_name = names[name.removesuffix(".weight")] + ".weight"
         if tensor.dim() == 1:
             # llama.cpp's operations take norms in fp32 only.

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from ml.chat_template import END_OF_ANSWER, marker
 from ml.config import ModelConfig
 from ml.export.jinja_template import CHAT_TEMPLATE
+from ml.export.source import Source
 from ml.export.weights import rounded, tensors
 from ml.model import INITIAL_STD
-from ml.run import Run
 from ml.tokenizer import END_OF_TEXT, SPECIAL_TOKENS
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -32,20 +32,20 @@ print(tokenizer.decode(tokens[0]))
 """
 
 
-def write(run: Run, folder: Path, *, dtype: str) -> None:
+def write(source: Source, folder: Path, *, dtype: str) -> None:
     """Raises: ml.export.weights.WeightsTooLarge."""
-    end_of_text, end_of_answer = (marker(run.tokenizer, name) for name in (END_OF_TEXT, END_OF_ANSWER))
-    weights = {name: rounded(tensor, name=name, dtype=dtype) for name, tensor in tensors(run.checkpoint)}
+    end_of_text, end_of_answer = (marker(source.tokenizer, name) for name in (END_OF_TEXT, END_OF_ANSWER))
+    weights = {name: rounded(tensor, name=name, dtype=dtype) for name, tensor in tensors(source.checkpoint)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    run.tokenizer.save(str(folder / "tokenizer.json"))
+    source.tokenizer.save(str(folder / "tokenizer.json"))
     ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
     files: dict[str, dict[str, Any]] = {
-        "config.json": _shape(run.model.config) | ends | {"torch_dtype": TORCH_NAMES[dtype]},
+        "config.json": _shape(source.config) | ends | {"torch_dtype": TORCH_NAMES[dtype]},
         "generation_config.json": ends | {"eos_token_id": [end_of_text, end_of_answer]},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": run.model.config.block_size,
+            "model_max_length": source.config.block_size,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
             "chat_template": CHAT_TEMPLATE,

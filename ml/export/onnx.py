@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ml.export.source import Source
 from ml.export.torch_export import example, lengths
 from ml.export.weights import DTYPES as TORCH_DTYPES
 from ml.export.weights import GRAPH_ABOUT, graph
-from ml.run import Run
 
 DTYPES = ("fp32", "fp16")
 FILE = "model.onnx"
@@ -29,23 +29,23 @@ print(tokenizer.decode([logits[0, -1].argmax()], skip_special_tokens=False))
 """
 
 
-def write(run: Run, folder: Path, *, dtype: str) -> None:
+def write(source: Source, folder: Path, *, dtype: str) -> None:
     """Raises: ml.export.weights.WeightsTooLarge."""
-    size_bytes = run.model.config.num_parameters * TORCH_DTYPES[dtype].itemsize
+    size_bytes = source.config.num_parameters * TORCH_DTYPES[dtype].itemsize
     with _quiet():
         torch.onnx.export(
-            graph(run.checkpoint, dtype=dtype),
-            (example(run.model.config),),
+            graph(source.checkpoint, dtype=dtype),
+            (example(source.config),),
             folder / FILE,
             input_names=["tokens"],
             output_names=["logits"],
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes=lengths(run.model.config),
+            dynamic_shapes=lengths(source.config),
             external_data=size_bytes > MAX_FILE_BYTES,
             verbose=False,
         )
-    run.tokenizer.save(str(folder / "tokenizer.json"))
+    source.tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.export import Dim
 
 from ml.config import ModelConfig
+from ml.export.source import Source
 from ml.export.weights import GRAPH_ABOUT, graph
-from ml.run import Run
 
 DTYPES = ("fp32", "bf16", "fp16")
 FILE = "model.pt2"
@@ -23,14 +23,14 @@ print(tokenizer.decode([logits[0, -1].argmax()], skip_special_tokens=False))
 """
 
 
-def write(run: Run, folder: Path, *, dtype: str) -> None:
+def write(source: Source, folder: Path, *, dtype: str) -> None:
     """Raises: ml.export.weights.WeightsTooLarge."""
-    config = run.model.config
+    config = source.config
     program = torch.export.export(
-        graph(run.checkpoint, dtype=dtype), (example(config),), dynamic_shapes=lengths(config)
+        graph(source.checkpoint, dtype=dtype), (example(config),), dynamic_shapes=lengths(config)
     )
     torch.export.save(program, folder / FILE)
-    run.tokenizer.save(str(folder / "tokenizer.json"))
+    source.tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def example(config: ModelConfig) -> Tensor:

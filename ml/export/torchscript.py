@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from ml.export.source import Source
 from ml.export.torch_export import example
 from ml.export.weights import GRAPH_ABOUT, graph
-from ml.run import Run
 
 DTYPES = ("fp32", "bf16", "fp16")
 FILE = "model.pt"
@@ -21,12 +21,12 @@ print(tokenizer.decode([logits[0, -1].argmax()], skip_special_tokens=False))
 """
 
 
-def write(run: Run, folder: Path, *, dtype: str) -> None:
+def write(source: Source, folder: Path, *, dtype: str) -> None:
     """Raises: ml.export.weights.WeightsTooLarge."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            graph(run.checkpoint, dtype=dtype), (example(run.model.config),)
+            graph(source.checkpoint, dtype=dtype), (example(source.config),)
         )
         traced.save(str(folder / FILE))
-    run.tokenizer.save(str(folder / "tokenizer.json"))
+    source.tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,6 +1,5 @@
 """Another engine's server behind the same keys and bills, in real processes: llama.cpp with our own export."""
 
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +7,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from ml.config import TrainConfig
-from ml.export.formats import export
-from ml.run import open_run
-from tests.e2e import completion_seed
 from tests.e2e.completion_service import MODEL, CompletionService
 from tests.e2e.conftest import wait_for
 from tests.ml.export.llama import Llama
-from tests.ml.export.make import DATA
 
 pytestmark = pytest.mark.e2e
 PRICE = 3
@@ -40,7 +34,9 @@ def ours(service: CompletionService) -> openai.types.Completion:
 
 @pytest.fixture(scope="module")
 def gguf(service: CompletionService) -> Path:
-    return export_checkpoint(service)
+    out = service.folder / "gguf"
+    service.run_manage("export_checkpoint", MODEL, "--format", "gguf", "--out", str(out))
+    return out / "model.gguf"
 
 
 @pytest.fixture
@@ -50,21 +46,6 @@ def llama(service: CompletionService, ours: openai.types.Completion, gguf: Path)
         start_bridge(service, server.address)
         yield server
         service.parts["bridge"].stop()
-
-
-def export_checkpoint(service: CompletionService) -> Path:
-    """The model of round 0 as GGUF, by way of a run's folder."""
-    folder = service.folder / "run"
-    (folder / "best").mkdir(parents=True)
-    config = {"config": TrainConfig(model=completion_seed.MODEL).to_dict(), "data": DATA}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "best" / "state.json").write_text(json.dumps({"step": 0, "validation_loss": 1.0}), encoding="utf-8")
-    ((tokenizer,),) = service._query("SELECT tokenizer_id FROM training_experiment WHERE slug = ?", MODEL)
-    ((checkpoint,),) = service._query("SELECT blob_id FROM training_checkpoint")
-    for sha256, target in {tokenizer: "tokenizer.json", checkpoint: "best/model.safetensors"}.items():
-        stored = service.folder / "storage" / "blobs" / sha256[:2] / sha256
-        (folder / target).write_bytes(stored.read_bytes())
-    return export(open_run(folder), format_name="gguf", out=service.folder / "gguf", dtype="fp32").folder / "model.gguf"
 
 
 def lenient(service: CompletionService) -> openai.OpenAI:

@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from inference import catalogue
 from inference.completions import prompts
 from inference.engine.presence import make_engine_id
 from inference.external.bridge import BridgeOptions
 from inference.external.serving import serve_external
-from inference.management.options import add_serving_options, check_serving_options, metrics_address
-from training.models import Checkpoint
+from inference.management.options import (
+    add_serving_options,
+    check_serving_options,
+    find_checkpoint,
+    find_tokenizer,
+    metrics_address,
+)
 
 
 class Command(BaseCommand):
@@ -28,22 +32,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_serving_options(options, counts=("slots",))
-        checkpoint = _find(options["experiment"], options["round"])
-        tokenizer_id = checkpoint.experiment.tokenizer_id
-        if tokenizer_id is None:
-            raise CommandError(f"The experiment {options['experiment']!r} has no tokenizer.")
+        checkpoint = find_checkpoint(f"{options['experiment']}@{options['round']}")
         serving = BridgeOptions(
             engine_id=make_engine_id(),
             checkpoint=checkpoint,
-            tokenizer=prompts.load_tokenizer(tokenizer_id),
+            tokenizer=prompts.load_tokenizer(find_tokenizer(checkpoint).sha256),
             num_slots=options["slots"],
             grace_seconds=options["grace_seconds"],
         )
         serve_external(options["upstream"], serving, metrics_address=metrics_address(options))
-
-
-def _find(slug: str, number: int) -> Checkpoint:
-    try:
-        return catalogue.find(f"{slug}@{number}")
-    except catalogue.ModelNotFound as error:
-        raise CommandError(f"Round {number} of {slug!r} has no published checkpoint.") from error

@@ -21,6 +21,7 @@ from inference.redis_client import client
 from inference.status import EngineStatus
 from inference.wire import ChoicePiece, Event, Failed, GenerationRequest, Started
 from ml.export.formats import export
+from ml.export.source import Source
 from ml.run import Run
 from tests.inference.make import make_request
 from tests.ml.export.llama import Llama
@@ -39,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def gguf(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "out"
-    return export(run, format_name="gguf", out=out, dtype="fp32").folder / "model.gguf"
+    return export(Source.of_run(run), format_name="gguf", out=out, dtype="fp32").folder / "model.gguf"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ml.export.formats import export
+from ml.export.source import Source
 from ml.run import Run
 from tests.ml.export.elsewhere import Result, run_elsewhere
 from tests.ml.export.make import make_inputs, make_run
@@ -34,6 +35,6 @@ def results_elsewhere(one_layer_run: Run, tmp_path_factory: pytest.TempPathFacto
         "torchscript": 'torch.jit.load("model.pt")',
         "torch-export": 'torch.export.load("model.pt2").module()',
     }
-    folders = {name: export(one_layer_run, format_name=name, out=out / name).folder for name in loaders}
+    folders = {name: export(Source.of_run(one_layer_run), format_name=name, out=out / name).folder for name in loaders}
     scratch: Path = tmp_path_factory.mktemp("scratch")
     return run_elsewhere(folders, scratch, loaders=loaders, inputs=make_inputs(one_layer_run))

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from ml.chat_template import END_OF_ANSWER, ChatTemplate, marker
 from ml.export.formats import export
 from ml.export.gguf import GGUFImpossible
+from ml.export.source import Source
 from ml.run import Run
 from ml.tokenizer import END_OF_TEXT
 from tests.ml.export.llama import Llama
@@ -39,7 +40,7 @@ GGUF_NAMES = {
 
 
 def export_gguf(run: Run, out: Path, *, dtype: str = "fp32") -> Path:
-    return export(run, format_name="gguf", out=out, dtype=dtype).folder / "model.gguf"
+    return export(Source.of_run(run), format_name="gguf", out=out, dtype=dtype).folder / "model.gguf"
 
 
 def their_name(name: str) -> str:

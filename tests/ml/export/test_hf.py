@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from ml.chat_template import ChatTemplate
 from ml.export.formats import export
+from ml.export.source import Source
 from ml.run import Run
 from tests.ml.export.make import PROMPT, TEXTS, make_inputs, our_continuation, our_logits, readme_code
 
 
 @pytest.fixture(scope="module")
 def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(run, format_name="hf", out=tmp_path_factory.mktemp("hf") / "D").folder
+    return export(Source.of_run(run), format_name="hf", out=tmp_path_factory.mktemp("hf") / "D").folder
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,14 @@ def test_transformers_computes_the_logits_of_a_grouped_model(run: Run, folder: P
 
 
 def test_transformers_computes_the_logits_of_an_ungrouped_model(ungrouped_run: Run, tmp_path: Path) -> None:
-    model = load(export(ungrouped_run, format_name="hf", out=tmp_path / "D").folder)
+    model = load(export(Source.of_run(ungrouped_run), format_name="hf", out=tmp_path / "D").folder)
     for tokens in make_inputs(ungrouped_run):
         torch.testing.assert_close(model(tokens).logits, our_logits(ungrouped_run, tokens), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_weights_are_ours_rounded(run: Run, tmp_path: Path, dtype: str) -> None:
-    folder = export(run, format_name="hf", out=tmp_path / "D", dtype=dtype).folder
+    folder = export(Source.of_run(run), format_name="hf", out=tmp_path / "D", dtype=dtype).folder
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     for name, tensor in load_file(folder / "model.safetensors").items():
         torch.testing.assert_close(tensor, run.model.state_dict()[name].to(kind), atol=0, rtol=0)

@@ -7,13 +7,14 @@ import pytest
 
 from ml.export.formats import export
 from ml.export.onnx import OPSET
+from ml.export.source import Source
 from ml.run import Run
 from tests.ml.export.make import make_inputs, next_token_text, our_logits, readme_code
 
 
 @pytest.fixture(scope="module")
 def folder(one_layer_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(one_layer_run, format_name="onnx", out=tmp_path_factory.mktemp("onnx") / "D").folder
+    return export(Source.of_run(one_layer_run), format_name="onnx", out=tmp_path_factory.mktemp("onnx") / "D").folder
 
 
 def test_onnxruntime_computes_our_logits_at_any_shape(one_layer_run: Run, folder: Path) -> None:
