@@ -1,6 +1,7 @@
 """The volunteers' API under /api/v1/: each view translates, makes one domain call, and translates back."""
 
 import io
+import logging
 from typing import Any, TypeVar
 
 from django.db.models import Max, Prefetch, Q, QuerySet
@@ -27,7 +28,10 @@ from ml import protocol
 from ml.protocol import Reason
 from ml.version import VERSION
 from training import devices, doorbell, jobs, merge_statistics, schemas, uploads
+from training.blobs import BlobUnavailable
 from training.models import Attempt, Checkpoint, Experiment, Round
+
+logger = logging.getLogger(__name__)
 
 SERVICE = "fai"
 
@@ -207,6 +211,14 @@ def receive(attempt: Attempt, upload: dict[str, Any], request: Request) -> None:
         raise Problem(status.HTTP_422_UNPROCESSABLE_ENTITY, code=Reason.WRONG_HASH, detail=str(error)) from error
     except uploads.DiskFull as error:
         raise Problem(status.HTTP_507_INSUFFICIENT_STORAGE, code="disk_full", detail=str(error)) from error
+    except BlobUnavailable as error:
+        logger.error("the delta of %s is not stored: %s", attempt, error)  # noqa: TRY400 - the message is the cause
+        raise Problem(
+            status.HTTP_503_SERVICE_UNAVAILABLE,
+            code="storage_unavailable",
+            detail="the coordinator's storage is away; your delta is safe with you, it will be sent again",
+            headers={"Retry-After": "5"},
+        ) from error
 
 
 PUBLIC_EXPERIMENTS = (

@@ -87,7 +87,8 @@ def received_bytes(attempt: Attempt) -> int:
 def append(*, attempt: Attempt, offset: int, piece: bytes, now: datetime) -> int:
     """Add a piece to an announced upload and store the delta once it is whole; the bytes received so far.
 
-    Raises: OffsetMismatch, UploadTooLarge, UploadCorrupt, DiskFull, AttemptNotYours.
+    Raises: OffsetMismatch, UploadTooLarge, UploadCorrupt, DiskFull, AttemptNotYours; blobs.BlobUnavailable, where all
+    bytes are kept and any piece tries again.
     """
     size_bytes = attempt.delta_size_bytes or 0
     if attempt.delta_id is not None:

@@ -1,5 +1,7 @@
 """Stored files: named by their content, moved into place whole, removed only when nothing refers to them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from django.core.files.storage import default_storage
 from django.core.files.storage.memory import InMemoryStorage
 
 from ml.files import sha256_file
+from tests import s3
 from tests.training.make import make_attempt_in
 from training import blobs
 from training.models import Attempt, Blob
@@ -114,6 +117,50 @@ def test_a_file_in_place_with_other_bytes_is_refused_where_it_is_to_be_verified(
     path.write_bytes(b"tampered")
     with pytest.raises(blobs.BlobCorrupt), blobs.verified_path(blob):
         pytest.fail("the file was handed out")
+
+
+# A store that is away, or refuses
+
+
+@pytest.fixture(params=[lambda: nullcontext(s3.NOWHERE), s3.refusing_store], ids=["away", "refusing"])
+def broken_store(request: pytest.FixtureRequest) -> Iterator[str]:
+    with request.param() as url:
+        yield url
+
+
+def read(blob: Blob) -> None:
+    with blobs.local_path(blob):
+        pytest.fail("there was nothing to read")
+
+
+@pytest.mark.parametrize("ask", [blobs.is_stored, blobs.is_intact, blobs.discard, read])
+def test_a_store_that_is_away_is_told_from_a_file_that_is_lost(
+    ask: Callable[[Blob], object], broken_store: str, tmp_path: Path, now: datetime, settings: Any
+) -> None:
+    blob = put(tmp_path, now)
+    settings.STORAGES = s3.storages(settings, endpoint_url=broken_store)
+    with pytest.raises(blobs.BlobUnavailable):
+        ask(blob)
+    assert Blob.objects.get() == blob
+
+
+def test_a_file_that_cannot_be_stored_stays_where_it_is(
+    broken_store: str, tmp_path: Path, now: datetime, settings: Any
+) -> None:
+    settings.STORAGES = s3.storages(settings, endpoint_url=broken_store)
+    with pytest.raises(blobs.BlobUnavailable):
+        put(tmp_path, now)
+    assert (tmp_path / "file").read_bytes() == b"weights"
+
+
+def test_a_store_that_breaks_off_in_the_midst_of_a_file_is_no_lost_file(
+    tmp_path: Path, now: datetime, settings: Any
+) -> None:
+    blob = put(tmp_path, now)
+    with s3.store_that_breaks_off() as url:
+        settings.STORAGES = s3.storages(settings, endpoint_url=url)
+        with pytest.raises(blobs.BlobUnavailable):
+            read(blob)
 
 
 # Discarding

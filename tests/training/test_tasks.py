@@ -14,6 +14,7 @@ from django.utils import timezone
 from ml.config import ModelConfig
 from ml.layout import parameter_shapes
 from ml.protocol import Reason
+from tests import s3
 from tests.ml.make_deltas import MODEL
 from tests.training.conftest import Heard
 from tests.training.make import (
@@ -211,6 +212,27 @@ def test_while_storage_is_away_a_merge_fails_and_drops_nothing(tmp_path: Path) -
         tasks.merge(round_.pk)
     attempt.refresh_from_db()
     assert attempt.state == Attempt.State.ACCEPTED
+
+
+def test_while_s3_is_away_nothing_is_given_up(tmp_path: Path, settings: Any) -> None:
+    local = settings.STORAGES
+    round_ = make_small_round(tmp_path)
+    accepted, submitted = (make_submitted_attempt(tmp_path, round_=round_) for _ in range(2))
+    tasks.validate(accepted.pk)
+    experiment = make_started_experiment(tmp_path)
+    settings.STORAGES = s3.storages(settings)
+    for task, row in ((tasks.validate, submitted), (tasks.merge, round_), (tasks.prepare, experiment)):
+        with pytest.raises(blobs.BlobUnavailable):
+            task(row.pk)
+    accepted.refresh_from_db()
+    submitted.refresh_from_db()
+    experiment.refresh_from_db()
+    assert (accepted.state, submitted.state) == (Attempt.State.ACCEPTED, Attempt.State.VALIDATING)
+    assert (experiment.state, experiment.problem) == (Experiment.State.PREPARING, "")
+    settings.STORAGES = local
+    tasks.prepare(experiment.pk)
+    experiment.refresh_from_db()
+    assert experiment.state == Experiment.State.RUNNING
 
 
 def test_a_delta_that_storage_lost_before_its_validation_is_no_fault_of_the_device(tmp_path: Path) -> None:

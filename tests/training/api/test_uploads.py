@@ -2,12 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
 from rest_framework.test import APIClient
 
 from contributors.models import Contributor
+from tests import s3
 from tests.training.api.calls import BASE, DATA, State, make_mine, problem, put, upload_offset
 
 pytestmark = pytest.mark.django_db
@@ -74,6 +76,21 @@ def test_a_full_disk_is_said_with_a_code_and_tried_again(client: APIClient, cont
     assert problem(put(client, attempt)) == (507, "disk_full")
     staging.unlink()
     assert put(client, attempt).status_code == 200
+
+
+def test_a_delta_is_kept_while_the_store_is_away_and_stored_once_it_is_back(
+    client: APIClient, contributor: Contributor, settings: Any
+) -> None:
+    attempt = make_mine(contributor)
+    local = settings.STORAGES
+    settings.STORAGES = s3.storages(settings)
+    response = put(client, attempt)
+    assert (problem(response), response.headers["Retry-After"]) == ((503, "storage_unavailable"), "5")
+    settings.STORAGES = local
+    assert upload_offset(client, attempt).headers["Upload-Offset"] == "1023"
+    assert put(client, attempt, DATA[1_023:], offset=1_023).json()["offset"] == 1_024
+    attempt.refresh_from_db()
+    assert attempt.delta_id == hashlib.sha256(DATA).hexdigest()
 
 
 @pytest.mark.parametrize(
