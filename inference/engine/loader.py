@@ -2,20 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
-import torch
 from django.db import OperationalError, close_old_connections
 
 from inference import catalogue
 from inference.engine import metrics
 from inference.engine.runner import Runner
 from inference.status import Problem
-from ml.checkpoint import CheckpointInvalid, load_model
+from ml.checkpoint import load_model
 from ml.inference_parity import prepare
 from training import blobs
-from training.blobs import BlobCorrupt
 from training.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -49,23 +47,32 @@ class Loader:
     def problems(self) -> tuple[Problem, ...]:
         return tuple(self._problems.copy().values())
 
-    def poll(self, *, wanted: Sequence[str] = (), is_idle: Callable[[str], bool] = lambda name: True) -> list[Change]:
-        """What changes: checkpoints published since the last poll, and `wanted` older ones, the last asked for first.
+    def poll(
+        self, *, wanted: Sequence[str] = (), is_idle: Callable[[str], bool] = lambda name: True
+    ) -> Iterator[Change]:
+        """What changes, each as it does: checkpoints published since the last poll, and `wanted` older ones.
 
-        An older one leaves only where `is_idle` says that nobody reads from it. A database that is away, or a file that
-        is damaged, is logged and stays among the problems; what is served stays.
+        Of the latter, the last asked for comes first, and one leaves only where `is_idle` says that nobody reads from
+        it. A database that is away, or a checkpoint that cannot be loaded, is logged and stays among the problems; what
+        is served stays.
         """
         close_old_connections()
         try:
-            changes = self._load_all(self._newest()) + self._load_extras(wanted, is_idle)
+            yield from self._load_all(self._newest())
+            yield from self._load_extras(wanted, is_idle)
         except OperationalError as error:
             if "database" not in self._problems:
-                self._note("database", f"It is away, so that no new checkpoint can be seen: {error}")
-            return []
+                self.note("database", f"It is away, so that no new checkpoint can be seen: {error}")
+            return
         finally:
             close_old_connections()
-        self._problems.pop("database", None)
-        return changes
+        for subject in ("database", "loader"):
+            self._problems.pop(subject, None)
+
+    def note(self, subject: str, message: str) -> None:
+        """Log the error that is being handled, and keep it among the problems."""
+        logger.exception("%s: %s", subject, message)
+        self._problems[subject] = Problem(subject=subject, message=message, at=time.time())
 
     def _newest(self) -> list[tuple[str, Checkpoint]]:
         served = catalogue.served()
@@ -73,8 +80,7 @@ class Loader:
             served = served.filter(experiment__slug=self._experiment)
         return [(checkpoint.experiment.slug, checkpoint) for checkpoint in served[:MAX_MODELS]]
 
-    def _load_all(self, models: Iterable[tuple[str, Checkpoint]]) -> list[Change]:
-        changes: list[Change] = []
+    def _load_all(self, models: Iterable[tuple[str, Checkpoint]]) -> Iterator[Change]:
         for name, checkpoint in models:
             is_due = self._retry_at.get(checkpoint.blob_id, 0.0) <= time.monotonic()
             if self._loaded.get(name) == checkpoint.blob_id or not is_due:
@@ -82,8 +88,7 @@ class Loader:
             runner = self._try_load(name, checkpoint)
             if runner is not None:
                 self._loaded[name] = checkpoint.blob_id
-                changes.append((name, runner))
-        return changes
+                yield name, runner
 
     def _load_extras(self, wanted: Sequence[str], is_idle: Callable[[str], bool]) -> list[Change]:
         """Load one, or take one away: the place of the latter is used by the next poll, once its memory is free."""
@@ -108,7 +113,7 @@ class Loader:
             checkpoint = catalogue.find(name)
         except (catalogue.ModelNotFound, catalogue.ModelNotReady):
             return []
-        changes = self._load_all([(name, checkpoint)])
+        changes = list(self._load_all([(name, checkpoint)]))
         self._extras += [changed for changed, _ in changes]
         return changes
 
@@ -123,18 +128,14 @@ class Loader:
     def _try_load(self, name: str, checkpoint: Checkpoint) -> Runner | None:
         try:
             runner = self._runners.get(checkpoint.blob_id) or self._load(checkpoint)
-        except (BlobCorrupt, CheckpointInvalid, OSError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one checkpoint, the others are served
             self._retry_at[checkpoint.blob_id] = time.monotonic() + RETRY_SECONDS
             metrics.LOAD_FAILURES.labels(str(checkpoint)).inc()
-            self._note(name, f"{checkpoint} cannot be served: {error}")
+            self.note(name, f"{checkpoint} cannot be served: {error}")
             return None
         self._runners[checkpoint.blob_id] = runner
         self._problems.pop(name, None)
         return runner
-
-    def _note(self, subject: str, message: str) -> None:
-        logger.error("%s: %s", subject, message)
-        self._problems[subject] = Problem(subject=subject, message=message, at=time.time())
 
     def _load(self, checkpoint: Checkpoint) -> Runner:
         with blobs.verified_path(checkpoint.blob) as path:

@@ -11,7 +11,7 @@ from django.db import connections
 from redis.exceptions import RedisError
 
 from inference.engine import metrics
-from inference.engine.loader import POLL_SECONDS, WANTED_SECONDS, Loader
+from inference.engine.loader import POLL_SECONDS, RETRY_SECONDS, WANTED_SECONDS, Loader
 from inference.engine.loop import Engine
 from inference.engine.mailbox import Mailbox
 from inference.engine.pages import EnginePages
@@ -49,7 +49,7 @@ def serve(options: ServingOptions) -> None:
         max_extra_models=options.max_extra_models,
     )
     describe = _Description(engine, loader, engine_id=engine_id, device=str(device), num_slots=options.num_slots)
-    loading = threading.Thread(target=_load, args=(engine, loader, mailbox, stop), name="loader")
+    loading = threading.Thread(target=keep_loaded, args=(engine, loader, mailbox, stop), name="loader")
     with ExitStack() as stack:
         stack.enter_context(Pulse(mailbox, describe, is_stuck=lambda: engine.is_stuck))
         if options.metrics_address is not None:
@@ -97,22 +97,24 @@ class _Description:
         )
 
 
-def _load(engine: Engine, loader: Loader, mailbox: Mailbox, stop: threading.Event) -> None:
-    """Hand checkpoints that are newly published, or asked for, to the engine."""
+def keep_loaded(engine: Engine, loader: Loader, mailbox: Mailbox, stop: threading.Event) -> None:
+    """Hand checkpoints that are newly published, or asked for, to the engine, until told to stop."""
 
     def is_idle(name: str) -> bool:
         return engine.underway.num_running(name) == 0 and mailbox.num_queued(name) == 0
 
     try:
         while not stop.is_set():
+            pause_seconds = POLL_SECONDS
             try:
                 wanted = mailbox.wanted(since=time.time() - WANTED_SECONDS)
-                changes = loader.poll(wanted=wanted, is_idle=is_idle)
+                for change in loader.poll(wanted=wanted, is_idle=is_idle):
+                    engine.installed.put(change)
             except RedisError as error:
                 logger.debug("nobody can be asked what is wanted: %s", error)
-                changes = []
-            for change in changes:
-                engine.installed.put(change)
-            stop.wait(POLL_SECONDS)
+            except Exception as error:  # noqa: BLE001 - without this thread the engine would never load anything again
+                loader.note("loader", f"Checkpoints cannot be looked for: {error!r}")
+                pause_seconds = RETRY_SECONDS
+            stop.wait(pause_seconds)
     finally:
         connections.close_all()

@@ -1,10 +1,14 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from inference.engine import loader
 from inference.engine.loader import Loader
+from ml.inference_model import InferenceModel
+from tests import s3
 from tests.inference.make import make_served_experiment, make_stored_checkpoint
 from training.models import Checkpoint
 
@@ -63,6 +67,60 @@ def test_a_missing_checkpoint_is_reported(storage: Path, tmp_path: Path, caplog:
     assert "study@0 cannot be served" in caplog.text
 
 
+def test_while_the_store_is_away_the_checkpoint_is_a_problem_and_tried_again(
+    storage: Path, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_served_experiment(tmp_path)
+    of = make_loader()
+    local = settings.STORAGES
+    settings.STORAGES = s3.storages(settings)
+    assert polled(of) == []
+    (problem,) = of.problems
+    assert (problem.subject, "study@0 cannot be served: storage does not answer" in problem.message) == ("study", True)
+    settings.STORAGES = local
+    assert polled(of) == []
+    monkeypatch.setattr(loader.time, "monotonic", lambda: 10.0**9)
+    assert polled(of) == [("study", experiment.checkpoints.get().blob_id)]
+    assert of.problems == ()
+
+
+def test_what_nobody_foresaw_in_one_checkpoint_keeps_no_other_from_being_served(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_served_experiment(tmp_path, slug="sound")
+    make_stored_checkpoint(tmp_path, experiment=make_served_experiment(tmp_path, slug="odd"), number=1)
+    prepare = loader.prepare
+    failures = [ZeroDivisionError("what nobody foresaw")]
+
+    def fail_once(model: Any) -> InferenceModel:
+        if failures:
+            raise failures.pop()
+        return prepare(model)
+
+    monkeypatch.setattr(loader, "prepare", fail_once)
+    of = make_loader()
+    assert [model for model, _ in polled(of)] == ["sound"]
+    assert [problem.subject for problem in of.problems] == ["odd"]
+    assert "Traceback" in caplog.text
+
+
+def test_what_was_loaded_before_redis_went_away_is_handed_out(storage: Path, tmp_path: Path) -> None:
+    make_rounds(tmp_path, num_rounds=3)
+    of = Loader(experiment=None, num_slots=1, device="cpu", max_extra_models=1)
+    changed(of, ["study@0"])
+    experiment = Checkpoint.objects.get(number=0).experiment
+    newest = make_stored_checkpoint(tmp_path, experiment=experiment, number=3)
+
+    def ask(name: str) -> bool:
+        raise RedisError("away")
+
+    changes = of.poll(wanted=["study@1"], is_idle=ask)
+    name, runner = next(changes)
+    assert (name, runner.sha256 if runner else "") == ("study", newest.blob_id)
+    with pytest.raises(RedisError):
+        next(changes)
+
+
 def make_rounds(folder: Path, *, num_rounds: int) -> None:
     experiment = make_served_experiment(folder)
     for number in range(1, num_rounds):
@@ -112,7 +170,7 @@ def test_a_checkpoint_that_is_read_from_keeps_its_place(storage: Path, tmp_path:
 
 def test_a_checkpoint_under_two_names_is_loaded_once(storage: Path, tmp_path: Path) -> None:
     make_rounds(tmp_path, num_rounds=1)
-    changes = make_loader().poll(wanted=["study@0"])
+    changes = list(make_loader().poll(wanted=["study@0"]))
     assert [name for name, _ in changes] == ["study", "study@0"]
     assert changes[0][1] is changes[1][1]
 
