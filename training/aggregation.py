@@ -47,7 +47,8 @@ class Merged:
 def merge(*, round_: Round, attempts: Sequence[Attempt], now: datetime) -> Merged:
     """One outer step from the round's base over its attempts' deltas.
 
-    Raises: DeltasLost; ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt, OSError.
+    Raises: DeltasLost; ml.merging.MergeInvalid, ml.tensor_file.TensorFileInvalid, blobs.BlobCorrupt, BlobUnavailable,
+    OSError.
     """
     outer = round_.experiment.outer_config
     try:
@@ -115,7 +116,7 @@ def _kept(deltas: Sequence[WeightedDelta], weighing: Weighing) -> dict[int, floa
 def evaluate(*, round_: Round) -> float:
     """Validation loss of the round's merged checkpoint, in nats per token.
 
-    Raises: blobs.BlobCorrupt, ml.checkpoint.CheckpointInvalid.
+    Raises: blobs.BlobCorrupt, BlobUnavailable, ml.checkpoint.CheckpointInvalid.
     """
     if round_.result is None:
         raise NothingToEvaluate(f"{round_} has no merged checkpoint")

@@ -20,7 +20,7 @@ def prepare(*, experiment: Experiment, now: datetime) -> Prepared:
 
     Files go to storage; the database is left to whoever takes the result, so that two preparations at once do no harm.
 
-    Raises: ml.bad_input.CorpusInvalid, with a sentence for the operator.
+    Raises: ml.bad_input.CorpusInvalid, with a sentence for the operator; blobs.BlobUnavailable, OSError.
     """
     config = experiment.model_config
     documents = corpus.read_documents(Path(experiment.corpus_dir))

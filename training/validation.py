@@ -32,7 +32,7 @@ def begin(*, attempt: Attempt, now: datetime) -> None:
 def check(attempt: Attempt) -> DeltaFacts:
     """Read the delta as a stranger's file.
 
-    Raises: DeltaInvalid with the reason that the volunteer will read; DeltaLost.
+    Raises: DeltaInvalid with the reason that the volunteer will read; DeltaLost; blobs.BlobUnavailable.
     """
     round_ = attempt.job.round
     experiment = round_.experiment
