@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 
 State = Completion.State
 REQUEST_DURATION = timedelta(minutes=15)
-"""The longest that a request may take."""
-HOLD_DURATION = REQUEST_DURATION + timedelta(minutes=5)
+"""The longest that engines may take for a request."""
+HOLD_DURATION = REQUEST_DURATION + timedelta(minutes=10)
+"""Longer than engines, a client that reads slowly and a database that is away can take together."""
 LEASE_DURATION = timedelta(seconds=50)
 """A request that its web process has not vouched for so long is given up: `leases` does that every ten seconds."""
 

@@ -252,7 +252,10 @@ async def _read(request: GenerationRequest, deadline: float) -> AsyncGenerator[E
             event for _, fields in entries for event in wire.decode_events(fields[wire.EVENT_FIELD])
         ):
             watch.note(event)
+            handed_out_at = time.monotonic()
             yield event
+            # A client that reads slowly uses up its own time, not the engine's: what an engine fails at is free.
+            watch.deadline += time.monotonic() - handed_out_at
         if entries:
             last_id = entries[-1][0]
             await asyncio.sleep(PAUSE_SECONDS if watch.has_told else 0)
@@ -266,7 +269,7 @@ class _Watch:
         self._engine_id: str | None = None
         self.has_told = False
         self._num_polls_lost = 0
-        self._deadline = deadline
+        self.deadline = deadline
         self.last_answer_at = time.monotonic()
 
     def note(self, event: Event) -> None:
@@ -283,7 +286,7 @@ class _Watch:
 
     def check_deadline(self) -> None:
         """Raises: EngineGone."""
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self.deadline:
             raise EngineGone("The request took too long.")
 
     async def check(self) -> None:

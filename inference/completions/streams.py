@@ -8,8 +8,7 @@ from typing import Any
 
 from django.http import StreamingHttpResponse
 
-from inference.completions import cancellation
-from inference.completions.patience import Patience
+from inference.completions import cancellation, patience
 from inference.completions.provider import EngineGone
 from inference.completions.sessions import Session
 from inference.openai import sse
@@ -31,7 +30,11 @@ class EventStream(StreamingHttpResponse):
     """
 
     def __init__(self, session: Session, shape: Shape, *, includes_usage: bool) -> None:
-        self._events = stream(session, shape, includes_usage=includes_usage)
+        self._events = patience.hand_out(
+            stream(session, shape, includes_usage=includes_usage),
+            seconds=patience.SECONDS,
+            total_seconds=patience.TOTAL_SECONDS,
+        )
         super().__init__(self._events, content_type=sse.CONTENT_TYPE)
         # A context of its own: the request's may be over by then, and its thread for queries with it.
         asyncio.get_running_loop().call_later(
@@ -58,16 +61,13 @@ async def stream(session: Session, shape: Shape, *, includes_usage: bool) -> Asy
             yield event
             session.bill.note(event)
         async with aclosing(session.pieces()) as pieces:
-            with Patience() as patience:
-                async for piece in pieces:
-                    event = sse.event({**shape.chunk(session.head, piece), **no_usage})
-                    patience.begin()
-                    yield event
-                    patience.end()
-                    session.bill.note(event)
-                    session.note_sent(piece)
-                    # Pieces that wait already come without a pause, in which the client's leaving could be noticed.
-                    await asyncio.sleep(0)
+            async for piece in pieces:
+                event = sse.event({**shape.chunk(session.head, piece), **no_usage})
+                yield event
+                session.bill.note(event)
+                session.note_sent(piece)
+                # Pieces that wait already come without a pause, in which the client's leaving could be noticed.
+                await asyncio.sleep(0)
         ending = sse.event(shape.closing(session.head, session.usage)) if includes_usage else b""
         session.bill.note(ending + sse.DONE)
         # The bill is settled before the client sees the end, which may then look at its balance.

@@ -15,6 +15,7 @@ from contributors import ledger
 from contributors.models import ApiKey, Scope
 from fai_project.redis_server import RedisServer
 from inference.billing import bills, charges
+from inference.completions import patience
 from inference.models import Completion, IdempotentRequest
 from tests.contributors.make import make_key
 from tests.inference.engines import AnsweringEngine
@@ -160,6 +161,25 @@ async def test_a_stream_whose_client_left_is_answered_as_far_as_it_was_paid(serv
     assert completion.state == Completion.State.DISCONNECTED or completion.completion_tokens == MAX_TOKENS
     _, kept = await service.stream(**{"Idempotency-Key": "one"})
     assert kept.startswith(sent)
+
+
+async def test_a_client_that_reads_too_slowly_pays_for_what_it_took(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "TOTAL_SECONDS", 0.15)
+    response = await service.send({**ASKED, "max_tokens": MAX_TOKENS, "n": 5, "stream": True})
+
+    async def take() -> None:
+        async for _ in response:
+            await asyncio.sleep(0.1)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(take())
+    completion = await Completion.objects.aget()
+    assert completion.state == Completion.State.DISCONNECTED
+    assert completion.completion_tokens in {MAX_TOKENS, 2 * MAX_TOKENS}
+    paid = PRICE * (completion.prompt_tokens + completion.completion_tokens)
+    assert await service.balance() == ledger.Balance(available=1_000 - paid, held=0, escrow=0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -141,6 +142,22 @@ async def test_engines_that_die_one_after_the_other_are_not_fed_for_ever(redis: 
         await take(redis, request)
     with pytest.raises(EngineGone, match="Several engines"):
         await reading
+
+
+async def test_what_a_slow_reader_takes_is_not_the_engines_time(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "REQUEST_DURATION", timedelta(seconds=1))
+    request = make_request()
+    await live(redis, "first", "study")
+    await provider.submit(request)
+    first = replace(TOKENS, finish_reason=None)
+    await tell(redis, request, started("first"), first)
+    async with aclosing(provider.events(request)) as events:
+        assert [await anext(events), await anext(events)] == [started("first"), first]
+        await asyncio.sleep(1.3)
+        await tell(redis, request, replace(TOKENS, offset=1))
+        assert await anext(events) == replace(TOKENS, offset=1)
+        with pytest.raises(EngineGone, match="too long"):
+            await anext(events)
 
 
 async def test_a_request_that_was_given_back_waits_for_another_engine(redis: Any) -> None:
