@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import torch
 from django.conf import settings
 from django.utils import timezone
 
@@ -15,7 +16,7 @@ from inference.billing import charges
 from inference.models import Completion
 from ml import checkpoint, corpus, tokenizer
 from ml.config import ModelConfig
-from ml.model import initial_model
+from ml.model import GPT, initial_model
 from training import blobs
 from training.models import Blob, Experiment
 
@@ -69,14 +70,31 @@ def reap_later() -> int:
     return tasks.give_up(now=timezone.now() + charges.LEASE_DURATION + timedelta(seconds=1))
 
 
-def publish(*, number: int, is_public: bool = True) -> None:
-    """A checkpoint with weights of its own; one that is not public yet is made so by its published_at."""
+def publish(*, number: int, is_public: bool = True, text: str = "") -> None:
+    """A checkpoint with weights of its own, which know `text` by heart.
+
+    One that is not public yet is made so by its published_at.
+    """
     now = timezone.now()
     experiment = Experiment.objects.get(slug="study")
     path = settings.STATE_DIR / "checkpoint"
-    checkpoint.save_model(initial_model(MODEL, seed=number), path)
+    model = initial_model(MODEL, seed=number)
+    if text:
+        with blobs.local_path(experiment.tokenizer) as tokenizer_path:
+            learn(model, tokenizer.load(tokenizer_path).encode(text).ids)
+    checkpoint.save_model(model, path)
     blob = blobs.put(path=path, kind=Blob.Kind.CHECKPOINT, now=now)
     experiment.checkpoints.create(number=number, blob=blob, created_at=now, published_at=now if is_public else None)
+
+
+def learn(model: GPT, tokens: Sequence[int]) -> None:
+    """Train until each of the tokens is far likelier than any other after those before it."""
+    row = torch.tensor([tokens])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.loss(row[:, :-1], row[:, 1:]).backward()
+        optimizer.step()
 
 
 def damage(*, number: int) -> None:
