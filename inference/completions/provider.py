@@ -31,8 +31,6 @@ REDIS_PATIENCE_SECONDS = 30.0
 """How long Redis may be away in mid-stream."""
 LOST_POLLS = 5
 """A request that was taken from the queue but not started after so many polls was lost with its engine."""
-RETRY_SECONDS = 5
-"""When to ask again where no engine was there."""
 GONE_POLLS = 2
 """So many polls after the heartbeat of the request's engine was missing first, the engine counts as dead."""
 LOAD_SECONDS = 10.0

@@ -231,7 +231,7 @@ class Session:
             raise errors.bad_parameter(error.param, "unsupported_parameter", str(error)) from error
         except (EngineUnavailable, EngineGone) as error:
             self._state = Completion.State.FAILED
-            raise errors.unavailable(str(error), retry_after_seconds=provider.RETRY_SECONDS) from error
+            raise errors.unavailable(str(error)) from error
         if not isinstance(started, Started):
             raise TypeError(f"the engine began with {started}")
         self._note_started(started)

@@ -6,6 +6,8 @@ from django.http import JsonResponse
 
 INVALID_REQUEST = "invalid_request_error"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+RETRY_SECONDS = 5
+"""When to ask again where something that answers need is away."""
 
 
 class ApiError(Exception):
@@ -104,6 +106,7 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError(413, "request_too_large", f"A request body may have at most {max_bytes} bytes.")
 
 
-def unavailable(message: str, *, retry_after_seconds: int | None = None) -> ApiError:
-    headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
-    return ApiError(503, "service_unavailable", message, kind="server_error", headers=headers)
+def unavailable(message: str) -> ApiError:
+    return ApiError(
+        503, "service_unavailable", message, kind="server_error", headers={"Retry-After": str(RETRY_SECONDS)}
+    )

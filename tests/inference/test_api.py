@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import AsyncClient
 from redis import Redis
 
 from contributors import ledger
 from contributors.models import Scope
 from fai_project.redis_server import RedisServer
-from inference import wire
+from inference import catalogue, wire
 from inference.completions import provider
 from inference.endpoint import BodyParser
 from inference.models import Completion
@@ -21,6 +22,7 @@ from tests.contributors.make import make_contributor, make_key
 from tests.inference.engines import make_status, say_that_it_lives
 from tests.inference.make import make_served_experiment
 from tests.training.make import NOW
+from training.models import Checkpoint
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ASKED = {"model": "study", "prompt": "x"}
@@ -149,15 +151,38 @@ async def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> Non
 
 
 async def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_held(api: Api) -> None:
-    status, body = await api.post(ASKED)
-    assert (status, body["error"]["type"]) == (503, "server_error")
+    require_unavailable(await api.send(ASKED))
     assert await Completion.objects.acount() == 0
 
 
 async def test_without_redis_the_answer_is_503(api: Api, settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    status, body = await api.post(ASKED)
-    assert (status, body["error"]["code"]) == (503, "service_unavailable")
+    require_unavailable(await api.send(ASKED))
+
+
+async def test_while_the_database_is_away_the_answer_is_503(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: str) -> Checkpoint:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(catalogue, "find", fail)
+    require_unavailable(await api.send(ASKED), "database")
+
+
+async def test_before_the_first_checkpoint_and_without_a_tokenizer_the_answer_is_503(api: Api) -> None:
+    experiment = api.checkpoint.experiment
+    experiment.tokenizer = None
+    await experiment.asave()
+    require_unavailable(await api.send(ASKED), "no tokenizer")
+    await experiment.checkpoints.aupdate(published_at=None)
+    require_unavailable(await api.send(ASKED), "no checkpoint")
+
+
+def require_unavailable(response: Any, reason: str = "") -> None:
+    """A 503 that says when to come back."""
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["type"]) == (503, "service_unavailable", "server_error")
+    assert int(response.headers["Retry-After"]) > 0
+    assert reason in error["message"]
 
 
 async def test_a_full_queue_is_refused_and_the_hold_released(api: Api) -> None:
@@ -175,13 +200,12 @@ async def test_a_request_that_was_lost_with_one_engine_after_the_other_is_given_
 ) -> None:
     monkeypatch.setattr(provider, "POLL_MS", 20)
     api.pretend_an_engine_lives()
-    asking = asyncio.create_task(api.post(ASKED))
+    asking = asyncio.create_task(api.send(ASKED))
     num_lost = 0
     while not asking.done():
         num_lost += api.redis.rpop(wire.queue_key("study")) is not None
         await asyncio.sleep(0.01)
-    status, body = await asking
-    assert (status, body["error"]["type"]) == (503, "server_error")
+    require_unavailable(await asking)
     assert num_lost == wire.MAX_TRIES
     await require_released(api)
 
