@@ -1,5 +1,6 @@
 """What all addresses under /v1 have in common: REST framework's views, asynchronous, with OpenAI's errors."""
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -23,6 +24,9 @@ from inference.billing.limits import Allowance
 from inference.openai import errors
 from inference.openai.errors import ApiError
 from ml.protocol import UPLOAD_CHUNK_BYTES
+from training.blobs import BlobUnavailable
+
+logger = logging.getLogger(__name__)
 
 READ = ["get", "head"]
 WRITE = ["post"]
@@ -106,7 +110,11 @@ def answer_error(error: Exception, context: Mapping[str, Any]) -> HttpResponseBa
     match error:
         case ApiError():
             return error.response()
+        case BlobUnavailable():
+            logger.error("a model's files cannot be read: %s", error)
+            return errors.unavailable("The model's files cannot be read at the moment: try again later.").response()
         case OperationalError():
+            logger.error("the database cannot answer: %s", error)
             return errors.unavailable("The database is away at the moment: try again later.").response()
         case RequestDataTooBig() | BodyTooLarge():
             return errors.too_large(BodyParser.max_bytes).response()

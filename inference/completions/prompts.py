@@ -19,7 +19,10 @@ from training.models import Blob
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(sha256: str) -> Tokenizer:
-    """The tokenizer with that SHA-256, read from storage once per process."""
+    """The tokenizer with that SHA-256, read from storage once per process.
+
+    Raises: blobs.BlobUnavailable, BlobCorrupt.
+    """
     with blobs.local_path(Blob.objects.get(pk=sha256)) as path:
         return ml_tokenizer.load(path)
 

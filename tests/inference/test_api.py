@@ -18,6 +18,7 @@ from inference import catalogue, wire
 from inference.completions import provider
 from inference.endpoint import BodyParser
 from inference.models import Completion
+from tests import s3
 from tests.contributors.make import make_contributor, make_key
 from tests.inference.engines import make_status, say_that_it_lives
 from tests.inference.make import make_served_experiment
@@ -158,6 +159,19 @@ async def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_held(a
 async def test_without_redis_the_answer_is_503(api: Api, settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     require_unavailable(await api.send(ASKED))
+
+
+@pytest.mark.parametrize("asked", [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}])
+async def test_while_the_store_is_away_the_answer_is_503_and_goes_on_once_it_is_back(
+    asked: dict[str, Any], api: Api, settings: Any
+) -> None:
+    local = settings.STORAGES
+    settings.STORAGES = s3.storages(settings)
+    path = "chat/completions" if "messages" in asked else "completions"
+    refused = await api.send({"model": "study", **asked}, path=path)
+    require_unavailable(refused, "files cannot be read")
+    settings.STORAGES = local
+    require_unavailable(await api.send({"model": "study", **asked}, path=path), "No engine")
 
 
 async def test_while_the_database_is_away_the_answer_is_503(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
