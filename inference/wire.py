@@ -100,7 +100,9 @@ class GenerationRequest:
         return self.num_choices * self.max_tokens
 
     def encode(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        # dataclasses.asdict copies every token of the prompts.
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def decode(cls, data: bytes | str) -> "GenerationRequest":

@@ -8,6 +8,8 @@ MAX_STOPS = 4
 MAX_CHOICES = 128
 """Prompts times n, or times best_of, of one request."""
 MAX_PROMPTS = 128
+MAX_PROMPT_TOKENS = 262_144
+"""Of all prompts that are lists of tokens: more fit a body, and no model's context."""
 MAX_BIASES = 300
 DEFAULT_COMPLETION_TOKENS = 16
 MOST_TOKENS = 10_000_000

@@ -17,6 +17,7 @@ from inference.openai.fields import (
     DEFAULT_COMPLETION_TOKENS,
     MAX_BIASES,
     MAX_CHOICES,
+    MAX_PROMPT_TOKENS,
     MAX_PROMPTS,
     MAX_STOPS,
     UNSUPPORTED_FIELDS,
@@ -270,6 +271,8 @@ def _read_prompts(value: Any) -> Prompts:
         return ("",)
     if isinstance(value, str):
         return (value,)
+    if isinstance(value, list):
+        _check_num_tokens(value)
     if isinstance(value, list) and value and len(value) <= MAX_PROMPTS and all(isinstance(p, str) for p in value):
         return tuple(value)
     if _is_tokens(value):
@@ -281,6 +284,18 @@ def _read_prompts(value: Any) -> Prompts:
         "invalid_type",
         f"Invalid 'prompt': expected a string, a list of tokens, or a list of up to {MAX_PROMPTS} of either.",
     )
+
+
+def _check_num_tokens(value: list[Any]) -> None:
+    """Before each of them is looked at, which takes its time. Raises: ApiError."""
+    is_one_prompt = len(value) > MAX_PROMPTS
+    num_tokens = len(value) if is_one_prompt else sum(len(prompt) for prompt in value if isinstance(prompt, list))
+    if num_tokens > MAX_PROMPT_TOKENS:
+        raise bad_parameter(
+            "prompt",
+            "array_above_max_length",
+            f"Invalid 'prompt': a request has at most {MAX_PROMPT_TOKENS} tokens in its prompts, not {num_tokens}.",
+        )
 
 
 def _is_tokens(value: Any) -> bool:

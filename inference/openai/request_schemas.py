@@ -1,8 +1,8 @@
 """JSON schemas of the request bodies of /v1, in OpenAPI 3.0's dialect, from the tables that bodies are read by.
 
 What they refuse is refused. What they allow is answered, save for what they cannot say: tokens and contexts that the
-model does not have, `best_of` below `n`, prompts times choices above MAX_CHOICES, a chat that ends with an
-answer, two limits of one answer that differ.
+model does not have, `best_of` below `n`, prompts times choices above MAX_CHOICES, prompts of more tokens than
+MAX_PROMPT_TOKENS, a chat that ends with an answer, two limits of one answer that differ.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ from openai.types import completion_create_params as text
 from openai.types.chat import completion_create_params as chat
 
 from inference.openai.errors import ApiError
-from inference.openai.fields import CHAT_FIELDS, COMPLETION_FIELDS, UNSUPPORTED_FIELDS
+from inference.openai.fields import CHAT_FIELDS, COMPLETION_FIELDS, MAX_PROMPT_TOKENS, UNSUPPORTED_FIELDS
 from inference.openai.parameters import Parameters, read_chat, read_completion
 
 TEXT = {"model": "study", "prompt": "x"}
@@ -86,6 +86,20 @@ def test_true_is_no_number_and_two_point_zero_is_an_integer() -> None:
     assert refusal({**TEXT, "n": True}).code == "invalid_type"
     assert refusal({**TEXT, "n": 1.5}).code == "invalid_type"
     assert read_completion({**TEXT, "n": 2.0}).n == 2
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [[1] * MAX_PROMPT_TOKENS + ["a"], [[1] * (MAX_PROMPT_TOKENS // 2), [1] * (MAX_PROMPT_TOKENS // 2), [1, "a"]]],
+)
+def test_too_many_tokens_are_refused_before_each_is_looked_at(prompt: Any) -> None:
+    error = refusal({**TEXT, "prompt": prompt})
+    assert (error.param, error.code) == ("prompt", "array_above_max_length")
+
+
+def test_as_many_tokens_as_are_allowed_are_read() -> None:
+    half = [1] * (MAX_PROMPT_TOKENS // 2)
+    assert read_completion({**TEXT, "prompt": [half, half]}).prompts == (tuple(half), tuple(half))
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x"}, {"model": None}])
