@@ -1,7 +1,8 @@
 """OpenAI's API under /v1/: each view translates, asks one domain module, and translates back."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse
@@ -22,7 +23,7 @@ from inference.endpoint import READ, WRITE, Endpoint, api_key_of, json_object
 from inference.openai import errors, parameters, sse
 from inference.openai.errors import ApiError
 from inference.openai.parameters import Parameters
-from inference.openai.shapes import ChatShape, Shape, TextShape, model_json
+from inference.openai.shapes import Answer, ChatShape, Head, Shape, TextShape, Usage, model_json
 from training.models import Checkpoint
 
 JSON = "application/json"
@@ -114,14 +115,18 @@ class UnknownView(Endpoint):
 async def _answer_whole(session: Session, shape: Shape) -> HttpResponseBase:
     try:
         answers = await session.answers()
-        whole = shape.whole(session.head, answers, session.usage)
-        data = json.dumps(whole, ensure_ascii=False).encode()
+        # An answer of megabytes is written in a thread: everybody else waits for what stops the event loop.
+        data = await asyncio.to_thread(_write, shape, session.head, answers, session.usage)
         session.bill.note(data)
     except EngineGone as error:
         raise errors.unavailable(str(error)) from error
     finally:
         await session.close()
     return HttpResponse(data, content_type=JSON)
+
+
+def _write(shape: Shape, head: Head, answers: Sequence[Answer], usage: Usage) -> bytes:
+    return json.dumps(shape.whole(head, answers, usage), ensure_ascii=False).encode()
 
 
 def _read_claim(request: Request, body: dict[str, Any], *, is_stream: bool) -> Claim | None:

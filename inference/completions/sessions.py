@@ -21,6 +21,7 @@ from inference.models import Completion
 from inference.monitoring import observation, tracing
 from inference.monitoring.observation import Observed
 from inference.openai import errors
+from inference.openai.fields import MAX_LOGPROBS
 from inference.openai.parameters import Parameters
 from inference.openai.shapes import Answer, Head, Piece, Usage
 from inference.wire import ChoicePiece, ChoiceTokens, Event, GenerationRequest, Started
@@ -60,6 +61,7 @@ def prepare(parameters: Parameters) -> Order:
     tokens = _encode(parameters, sha256=sha256, block_size=experiment.model_config.block_size)
     prompts.check_biases(parameters.logit_bias, sha256=sha256)
     request = _request(parameters, tokens, experiment=experiment, sha256=sha256)
+    _check_logprobs(parameters, request)
     tokenizer = prompts.load_tokenizer(sha256)
     observation.log_prompts(request, tokenizer)
     return Order(
@@ -116,6 +118,25 @@ def _request(
         queued_at=time.time(),
         trace=tracing.current(),
     )
+
+
+def _check_logprobs(parameters: Parameters, request: GenerationRequest) -> None:
+    """Raises: ApiError where more log-probabilities are asked for than an answer may hold."""
+    if parameters.num_logprobs is None:
+        return
+    num_tokens = request.max_completion_tokens
+    if request.has_prompt_logprobs:
+        num_tokens += request.n * request.prompt_tokens
+    num_logprobs = num_tokens * (1 + parameters.num_logprobs)
+    if num_logprobs > MAX_LOGPROBS:
+        name = "top_logprobs" if parameters.messages and parameters.num_logprobs else "logprobs"
+        raise errors.bad_parameter(
+            name,
+            "invalid_value",
+            f"Invalid '{name}': an answer has at most {MAX_LOGPROBS} log-probabilities, this one could have "
+            f"{num_logprobs} ({num_tokens} tokens in all choices, {1 + parameters.num_logprobs} for each): ask for "
+            "fewer choices, tokens or likeliest tokens.",
+        )
 
 
 class Session:

@@ -11,6 +11,8 @@ MAX_PROMPTS = 128
 MAX_PROMPT_TOKENS = 262_144
 """Of all prompts that are lists of tokens: more fit a body, and no model's context."""
 MAX_BIASES = 300
+MAX_LOGPROBS = 65_536
+"""Log-probabilities in one answer, of a hundred bytes each."""
 DEFAULT_COMPLETION_TOKENS = 16
 MOST_TOKENS = 10_000_000
 

@@ -2,7 +2,8 @@
 
 What they refuse is refused. What they allow is answered, save for what they cannot say: tokens and contexts that the
 model does not have, `best_of` below `n`, prompts times choices above MAX_CHOICES, prompts of more tokens than
-MAX_PROMPT_TOKENS, a chat that ends with an answer, two limits of one answer that differ.
+MAX_PROMPT_TOKENS, more than MAX_LOGPROBS log-probabilities, a chat that ends with an answer, two limits of one answer
+that differ.
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,7 @@ from contributors import ledger
 from contributors.models import Scope
 from fai_project.redis_server import RedisServer
 from inference import catalogue, wire
-from inference.completions import provider
+from inference.completions import provider, sessions
 from inference.endpoint import BodyParser
 from inference.models import Completion
 from tests import s3
@@ -27,6 +27,7 @@ from training.models import Checkpoint
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ASKED = {"model": "study", "prompt": "x"}
+CHAT = [{"role": "user", "content": "x"}]
 
 
 class Api:
@@ -149,6 +150,28 @@ async def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> Non
     status, answer = await api.post(body)
     assert status == 400
     assert answer["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("completions", {"prompt": "x", "max_tokens": 6, "n": 4, "logprobs": 4}, "logprobs"),
+        ("completions", {"prompt": "x", "max_tokens": 6, "best_of": 4, "logprobs": 4}, "logprobs"),
+        ("completions", {"prompt": [70] * 11, "max_tokens": 0, "n": 2, "echo": True, "logprobs": 4}, "logprobs"),
+        ("chat/completions", {"messages": CHAT, "max_tokens": 6, "n": 4, "logprobs": True, "top_logprobs": 4},
+         "top_logprobs"),
+        ("chat/completions", {"messages": CHAT, "max_tokens": 30, "n": 4, "logprobs": True}, "logprobs"),
+    ],
+)  # fmt: skip
+async def test_more_log_probabilities_than_an_answer_holds_are_refused_by_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], param: str
+) -> None:
+    status, answer = await api.post({"model": "study", **body}, path=path)
+    assert status == 503
+    monkeypatch.setattr(sessions, "MAX_LOGPROBS", 119)
+    status, answer = await api.post({"model": "study", **body}, path=path)
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_value", param)
+    assert "120" in answer["error"]["message"]
 
 
 async def test_without_an_engine_the_answer_is_503_at_once_and_nothing_is_held(api: Api) -> None:

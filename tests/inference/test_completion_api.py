@@ -17,6 +17,7 @@ from fai_project.redis_server import RedisServer
 from inference.billing import bills, charges
 from inference.completions import patience
 from inference.models import Completion, IdempotentRequest
+from inference.openai.shapes import TextShape
 from tests.contributors.make import make_key
 from tests.inference.engines import AnsweringEngine
 from tests.inference.test_api import ASKED, Api
@@ -206,6 +207,29 @@ async def test_a_client_that_leaves_while_the_bill_waits_for_the_database_pays_f
         await asking
     assert (await Completion.objects.aget()).state == state
     assert await service.balance() == ledger.Balance(available=1_000 - paid, held=0, escrow=0)
+
+
+async def test_a_client_that_leaves_while_its_answer_is_written_pays_nothing_and_others_are_answered_meanwhile(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, may_go_on = threading.Event(), threading.Event()
+    write = TextShape.whole
+
+    def write_slowly(*given: Any) -> Any:
+        is_writing.set()
+        may_go_on.wait(5)
+        return write(*given)
+
+    monkeypatch.setattr(TextShape, "whole", write_slowly)
+    asking = asyncio.create_task(_in_a_thread_of_its_own(service.complete()))
+    await asyncio.to_thread(is_writing.wait, 20)
+    assert (await service.get("/v1/models", Authorization=f"Bearer {service.secret}")).status_code == 200
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    may_go_on.set()
+    assert (await Completion.objects.aget()).state == Completion.State.DISCONNECTED
+    assert await service.balance() == ledger.Balance(available=1_000, held=0, escrow=0)
 
 
 async def _in_a_thread_of_its_own(answering: Coroutine[Any, Any, Any]) -> Any:
