@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from inference.engine import metrics
 from inference.engine.mailbox import Mail, Mailbox
+from inference.engine.presence import STUCK_SECONDS
 from inference.engine.runner import Choice, Generated, Runner
 from inference.engine.underway import UnderWay
 from inference.status import ServedModel
@@ -24,8 +25,6 @@ EXCHANGE_SECONDS = 0.01
 IDLE_SECONDS = 1.0
 """How long an idle engine waits for a request before it looks for a new model or a stop."""
 REDIS_PAUSE_SECONDS = 0.5
-STUCK_SECONDS = 60.0
-"""An engine whose loop has not turned for so long no longer says that it lives."""
 
 
 class Engine:

@@ -16,6 +16,9 @@ from inference.status import EngineStatus
 
 logger = logging.getLogger(__name__)
 
+STUCK_SECONDS = 60.0
+"""An engine whose loop has not turned for so long no longer says that it lives."""
+
 
 def stop_on_signals() -> threading.Event:
     """What SIGTERM and SIGINT set from then on."""

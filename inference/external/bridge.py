@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 from tokenizers import Tokenizer
 
+from inference.engine.presence import STUCK_SECONDS
 from inference.engine.underway import UnderWay
 from inference.external.dialects import Refused, count_tokens, settled
 from inference.external.mail import ExternalMail
@@ -55,6 +56,7 @@ class Bridge:
         self._requests: dict[str, asyncio.Task[None]] = {}
         self._problem: Problem | None = None
         self._started_at = time.time()
+        self._last_turn_at = time.monotonic()
 
     def stop(self) -> None:
         """Take no more requests; `run` returns once those under way are over, or the grace is."""
@@ -71,6 +73,10 @@ class Bridge:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             await self._mail.leave()
+
+    @property
+    def is_stuck(self) -> bool:
+        return time.monotonic() - self._last_turn_at > STUCK_SECONDS
 
     def status(self) -> EngineStatus:
         checkpoint = self._options.checkpoint
@@ -212,6 +218,7 @@ class Bridge:
 
     async def _watch_cancellations(self) -> None:
         while True:
+            self._last_turn_at = time.monotonic()
             await asyncio.sleep(CANCEL_POLL_SECONDS)
             try:
                 cancelled = await self._mail.cancelled(self.underway.request_ids)

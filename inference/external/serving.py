@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from django.conf import settings
 
 from inference.engine import metrics
+from inference.engine.mailbox import Mailbox
 from inference.engine.pages import EnginePages
+from inference.engine.presence import can_reach
 from inference.external.bridge import Bridge, BridgeOptions
 from inference.external.mail import ExternalMail
 from inference.external.server import ExternalServer
@@ -30,15 +32,20 @@ async def _serve(url: str, options: BridgeOptions, metrics_address: tuple[str, i
         asyncio.get_running_loop().add_signal_handler(number, bridge.stop)
     with ExitStack() as stack:
         if metrics_address is not None:
-            pages = EnginePages(
-                metrics_address,
-                registry=metrics.REGISTRY,
-                is_live=lambda: True,
-                is_ready=lambda: bool(bridge.status().models),
-            )
-            stack.enter_context(pages)
+            mailbox = Mailbox(settings.REDIS_URL, engine_id=options.engine_id)
+            stack.enter_context(make_pages(bridge, mailbox, metrics_address))
         try:
             await bridge.run()
         finally:
             await server.close()
             await mail.close()
+
+
+def make_pages(bridge: Bridge, mailbox: Mailbox, address: tuple[str, int]) -> EnginePages:
+    """Live while the bridge's loop turns, ready while its server and Redis answer."""
+    return EnginePages(
+        address,
+        registry=metrics.REGISTRY,
+        is_live=lambda: not bridge.is_stuck,
+        is_ready=lambda: bool(bridge.status().models) and can_reach(mailbox),
+    )
