@@ -148,6 +148,8 @@ async def _find_kept(claim: Claim, request: Request) -> HttpResponseBase | None:
         kept = await database.call(idempotency.find, claim, api_key=api_key_of(request), now=timezone.now())
     except idempotency.KeyReused as error:
         raise errors.key_reused(str(error)) from error
+    except idempotency.AnswerTooLarge as error:
+        raise errors.answer_not_kept(str(error)) from error
     except idempotency.InProgress as error:
         raise errors.in_progress(str(error)) from error
     if kept is None:

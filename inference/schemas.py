@@ -53,7 +53,7 @@ MEANINGS = {
     409: "The first request with this Idempotency-Key is still under way.",
     413: "The body is too large.",
     415: "The body is not JSON.",
-    422: "The Idempotency-Key came before with another request.",
+    422: "The Idempotency-Key came before with another request, or its answer was too large to be kept.",
     429: "`insufficient_quota`: credits or the key's cap are used up. `rate_limit_exceeded`: see Retry-After.",
     503: "No engine serves the model at the moment, or the database is away.",
 }

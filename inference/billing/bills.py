@@ -56,6 +56,7 @@ class Bill:
         self._claim = claim
         self._set_aside_tokens = 0
         self._sent: list[bytes] = []
+        self._num_sent_bytes = 0
 
     @property
     def key_prefix(self) -> str:
@@ -83,9 +84,14 @@ class Bill:
         return completion
 
     def note(self, data: bytes) -> None:
-        """Keep what is sent, where the client asked for that."""
-        if self._claim is not None:
+        """Keep what is sent, where the client asked for that and it is not too large."""
+        if self._claim is None:
+            return
+        self._num_sent_bytes += len(data)
+        if self._num_sent_bytes <= idempotency.MAX_KEPT_BYTES:
             self._sent.append(data)
+        else:
+            self._sent.clear()
 
     async def settle(self, completion: Completion, look: Callable[[], Outcome]) -> Outcome:
         """End the request as `look` finds it once the database answers: the client may leave before.
@@ -143,7 +149,9 @@ class Bill:
                 return outcome
 
     def _answer(self, state: Completion.State) -> bytes | None:
-        if self._claim is None or not self._sent:
+        if self._num_sent_bytes > idempotency.MAX_KEPT_BYTES:
+            return idempotency.TOO_LARGE
+        if not self._sent:
             return None
         ending = [sse.event(INTERRUPTED.body)] if state == Completion.State.DISCONNECTED else []
         return b"".join([*self._sent, *ending])

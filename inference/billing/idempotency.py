@@ -18,6 +18,10 @@ from inference.models import Completion, IdempotentRequest
 KEPT = timedelta(hours=24)
 MAX_KEY_CHARS = 255
 SWEEP_ROWS = 1_000
+MAX_KEPT_BYTES = 4 * 2**20
+"""An answer that is larger is billed and not kept."""
+TOO_LARGE = b""
+"""Kept in the place of such an answer."""
 
 
 class KeyInvalid(ValueError):
@@ -26,6 +30,10 @@ class KeyInvalid(ValueError):
 
 class KeyReused(Exception):
     """The key came before, with another request."""
+
+
+class AnswerTooLarge(Exception):
+    """The first request was answered and paid, and its answer could not be kept."""
 
 
 class InProgress(Exception):
@@ -63,7 +71,7 @@ def read(key: str, *, path: str, body: Any, content_type: str) -> Claim:
 def find(claim: Claim, *, api_key: ApiKey, now: datetime) -> KeptAnswer | None:
     """The kept answer; None where the key is free.
 
-    Raises: KeyReused, InProgress.
+    Raises: KeyReused, InProgress, AnswerTooLarge.
     """
     row = IdempotentRequest.objects.filter(line=api_key.root_id, key=claim.key).first()
     if row is None or (row.body is not None and row.expires_at <= now):
@@ -72,7 +80,13 @@ def find(claim: Claim, *, api_key: ApiKey, now: datetime) -> KeptAnswer | None:
         raise KeyReused("This Idempotency-Key came before with another request: choose a new key.")
     if row.body is None:
         raise InProgress("The first request with this Idempotency-Key is still under way: ask again later.")
-    return KeptAnswer(content_type=row.content_type, body=bytes(row.body))
+    body = bytes(row.body)
+    if body == TOO_LARGE:
+        raise AnswerTooLarge(
+            f"The first request with this Idempotency-Key was answered and paid; its answer had more than "
+            f"{MAX_KEPT_BYTES} bytes and is not kept: choose a new key to ask anew."
+        )
+    return KeptAnswer(content_type=row.content_type, body=body)
 
 
 def take(claim: Claim, *, completion: Completion, api_key: ApiKey, now: datetime) -> None:

@@ -94,6 +94,10 @@ def key_reused(message: str) -> ApiError:
     return ApiError(422, "idempotency_key_reused", message, param=IDEMPOTENCY_HEADER)
 
 
+def answer_not_kept(message: str) -> ApiError:
+    return ApiError(422, "idempotency_answer_too_large", message, param=IDEMPOTENCY_HEADER)
+
+
 def unknown_url(method: str, path: str) -> ApiError:
     return ApiError(404, "unknown_url", f"Unknown request URL: {method} {path}.")
 

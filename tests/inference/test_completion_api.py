@@ -14,7 +14,7 @@ from redis import Redis
 from contributors import ledger
 from contributors.models import ApiKey, Scope
 from fai_project.redis_server import RedisServer
-from inference.billing import bills, charges
+from inference.billing import bills, charges, idempotency
 from inference.completions import patience
 from inference.models import Completion, IdempotentRequest
 from inference.openai.shapes import TextShape
@@ -131,6 +131,23 @@ async def test_the_key_of_another_request_is_refused_by_name(service: Service) -
     assert (status, body["error"]["code"], body["error"]["param"]) == (422, "idempotency_key_reused", "Idempotency-Key")
     status, body = await service.post(ASKED, **{"Idempotency-Key": "x" * 256})
     assert (status, body["error"]["code"]) == (400, "invalid_idempotency_key")
+
+
+async def test_an_answer_that_is_too_large_is_paid_once_and_not_kept(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "MAX_KEPT_BYTES", 100)
+    assert (await service.complete(**{"Idempotency-Key": "whole"})).status_code == 200
+    assert (await service.stream(**{"Idempotency-Key": "stream"}))[1].endswith(b"data: [DONE]\n\n")
+    left = await service.balance()
+    assert [row.body async for row in IdempotentRequest.objects.all()] == [b"", b""]
+    for refused in (
+        await service.complete(**{"Idempotency-Key": "whole"}),
+        (await service.stream(**{"Idempotency-Key": "stream"}))[0],
+    ):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "idempotency_answer_too_large")
+    assert await service.balance() == left
+    assert await Completion.objects.acount() == 2
 
 
 async def test_while_the_first_runs_the_second_is_told_to_come_back(service: Service) -> None:
