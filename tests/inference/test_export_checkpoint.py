@@ -13,6 +13,7 @@ from fai.cli import main
 from ml.run import Run
 from tests.inference.make import make_served_experiment, make_stored_checkpoint
 from tests.ml.export.make import make_run
+from tests.s3 import storages
 from tests.training.make import NOW, make_checkpoint, make_experiment
 from training import blobs
 from training.models import Blob, Checkpoint, Experiment
@@ -129,6 +130,14 @@ def test_a_file_that_storage_has_damaged_or_lost_is_named(
     with pytest.raises(CommandError, match=f"study@0 cannot be read: .*{blob.sha256}"):
         export("study", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_is_away_is_named(tmp_path: Path, settings: Any) -> None:
+    make_served_experiment(tmp_path)
+    settings.STATE_DIR = tmp_path
+    settings.STORAGES = storages(settings)
+    with pytest.raises(CommandError, match="study@0 cannot be read: storage does not answer"):
+        export("study", tmp_path / "out")
 
 
 def test_an_export_that_stands_there_is_replaced_by_force_alone(tmp_path: Path) -> None:

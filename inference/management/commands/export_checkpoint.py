@@ -15,7 +15,7 @@ from ml.export.formats import FORMATS, export
 from ml.export.source import Source
 from ml.export.weights import DTYPES
 from training import blobs
-from training.blobs import BlobCorrupt
+from training.blobs import BlobCorrupt, BlobUnavailable
 from training.models import Checkpoint
 
 
@@ -42,7 +42,7 @@ class Command(BaseCommand):
                 )
         except BadInput as error:
             raise CommandError(str(error)) from error
-        except (BlobCorrupt, FileNotFoundError) as error:
+        except (BlobCorrupt, BlobUnavailable, FileNotFoundError) as error:
             raise CommandError(f"{checkpoint} cannot be read: {error}") from error
         except ModuleNotFoundError as missing:
             raise CommandError(f"The package {missing.name} is missing: run `pip install 'fai[learn]'`.") from missing
@@ -52,7 +52,7 @@ class Command(BaseCommand):
 
 @contextmanager
 def _opened(checkpoint: Checkpoint) -> Iterator[Source]:
-    """Raises: CommandError, BlobCorrupt; FileNotFoundError where storage has lost a file."""
+    """Raises: CommandError, BlobCorrupt, BlobUnavailable; FileNotFoundError where storage has lost a file."""
     stored_tokenizer = find_tokenizer(checkpoint)
     with blobs.verified_path(checkpoint.blob) as weights, blobs.verified_path(stored_tokenizer) as vocabulary:
         yield Source(
