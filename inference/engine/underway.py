@@ -19,6 +19,7 @@ class _Work:
     unfinished: set[int]
     began_at: float = field(default_factory=time.monotonic)
     num_tokens: int = 0
+    has_told: bool = False
 
 
 class UnderWay:
@@ -52,9 +53,10 @@ class UnderWay:
             metrics.QUEUE_SECONDS.labels(request.model).observe(max(0.0, time.time() - request.queued_at))
 
     def note_tokens(self, request_id: str, num_tokens: int) -> None:
-        """A choice of the request has got so many more tokens."""
+        """A choice of the request has got so many more tokens, or text whose tokens are not counted yet."""
         work = self._work.get(request_id)
         if work is not None:
+            work.has_told = True
             work.num_tokens += num_tokens
             metrics.COMPLETION_TOKENS.labels(work.request.model).inc(num_tokens)
         self.tokens.add(num_tokens)
@@ -69,11 +71,11 @@ class UnderWay:
             self._end(work, outcome=outcome)
 
     def end_all(self, *, outcome: str) -> tuple[list[GenerationRequest], list[GenerationRequest]]:
-        """Every request ends here: those that have no tokens yet, and those that have some."""
+        """Every request ends here: those of which nothing was told yet, and those of which something was."""
         works = list(self._work.values())
         for work in works:
             self._end(work, outcome=outcome)
-        return [w.request for w in works if not w.num_tokens], [w.request for w in works if w.num_tokens]
+        return [w.request for w in works if not w.has_told], [w.request for w in works if w.has_told]
 
     def _end(self, work: _Work, *, outcome: str) -> None:
         request = work.request

@@ -52,6 +52,7 @@ class Bridge:
         self._mail = mail
         self._options = options
         self._stop = asyncio.Event()
+        self._places = asyncio.Semaphore(options.num_slots)
         self._choices: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._requests: dict[str, asyncio.Task[None]] = {}
         self._problem: Problem | None = None
@@ -169,7 +170,7 @@ class Bridge:
         body = self._server.dialect.body(request, index)
         if index == 0:
             await self._publish(request, self._started())
-        async with aclosing(self._events(request, index, body)) as events:
+        async with self._places, aclosing(self._events(request, index, body)) as events:
             async for event, num_tokens in events:
                 self.underway.note_tokens(request.request_id, num_tokens)
                 await self._publish(request, event)

@@ -25,6 +25,8 @@ ALREADY_THERE = "equal or smaller"
 
 @dataclass(slots=True)
 class _Stream:
+    begins_at: int | None = None
+    """The time that its entries have in their numbers: behind those of an engine that gave the request back."""
     num_entries: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -56,13 +58,15 @@ class ExternalMail:
             return
         async with stream.lock:
             stream.num_entries += 1
-            await self._add_once(request_id, event, entry_id=f"{stream.num_entries}-1")
+            await self._add_once(request_id, event, stream)
 
-    async def _add_once(self, request_id: str, event: Event, *, entry_id: str) -> None:
+    async def _add_once(self, request_id: str, event: Event, stream: _Stream) -> None:
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             try:
-                await self._add(request_id, event, entry_id=entry_id)
+                if stream.begins_at is None:
+                    stream.begins_at = await self._last_time(request_id) + 1
+                await self._add(request_id, event, entry_id=f"{stream.begins_at}-{stream.num_entries}")
             except ResponseError as error:
                 if ALREADY_THERE not in str(error):
                     raise
@@ -81,6 +85,10 @@ class ExternalMail:
         pipeline.xadd(key, {wire.EVENT_FIELD: wire.encode_events([event])}, id=entry_id)
         pipeline.expire(key, wire.STREAM_SECONDS)
         await pipeline.execute()
+
+    async def _last_time(self, request_id: str) -> int:
+        last: Any = await self._redis.xrevrange(wire.stream_key(request_id), count=1)
+        return int(last[0][0].partition("-")[0]) if last else 0
 
     def begin(self, request_id: str) -> None:
         """Events of this request come."""

@@ -20,9 +20,12 @@ HEARD_SECONDS = 2.0
 TRIES = 3
 PAUSE_SECONDS = 0.5
 """Before a server is asked again."""
+REFUSALS = (400, 422)
+"""Of a body that is not understood."""
 SILENCE_SECONDS = 120.0
 """A server that streams nothing for so long is given up; a long prompt takes its time."""
-DATA = "data:"
+DATA = b"data:"
+END = b"[DONE]"
 
 
 class ServerFailed(Exception):
@@ -118,18 +121,31 @@ class ExternalServer:
         return OpenAI(name, self._tokenizer, takes_tokens=await self._takes_tokens(name))
 
     async def _takes_tokens(self, name: str) -> bool:
+        """Raises: httpx.HTTPError where the server says neither yes nor no."""
         body = {"model": name, "prompt": [0], "max_tokens": 1}
-        return (await self._client.post("/v1/completions", json=body)).is_success
+        answer = await self._client.post("/v1/completions", json=body)
+        if answer.status_code in REFUSALS:
+            return False
+        return answer.raise_for_status().is_success
 
     async def _events(self, body: Json) -> AsyncGenerator[Json]:
         async with self._client.stream("POST", self.dialect.path, json=body) as answer:
             if answer.is_error:
-                await answer.aread()
-                raise ServerFailed(f"{self.url} answered {answer.status_code}: {answer.text[:200]}")
-            async for line in answer.aiter_lines():
-                data: Any = line.removeprefix(DATA).strip() if line.startswith(DATA) else ""
-                if data and data != "[DONE]":
+                raise ServerFailed(f"{self.url} answered {answer.status_code}")
+            async for line in _lines(answer):
+                data = line.removeprefix(DATA).strip() if line.startswith(DATA) else b""
+                if data and data != END:
                     yield _checked(json.loads(data))
+
+
+async def _lines(answer: httpx.Response) -> AsyncGenerator[bytes]:
+    """Lines of an event stream: httpx's own end at U+2028 and its like too, which JSON may hold as they are."""
+    rest = b""
+    async for part in answer.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 async def _drain(events: AsyncGenerator[Json]) -> None:
@@ -142,5 +158,11 @@ async def _drain(events: AsyncGenerator[Json]) -> None:
 def _checked(data: Json) -> Json:
     """Raises: ServerFailed for an error in mid-stream."""
     if "error" in data:
-        raise ServerFailed(f"the server reports: {str(data['error'])[:200]}")
+        raise ServerFailed(f"the server reports an error in mid-stream{_kind(data['error'])}")
     return data
+
+
+def _kind(error: Any) -> str:
+    """What kind of error it is, without its words: they may be the prompt's, and this is logged."""
+    kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
+    return f": {str(kind)[:50]}" if kind else ""

@@ -238,6 +238,55 @@ async def test_a_stopped_bridge_gives_back_what_it_has_not_begun(
         assert await client().lrange(wire.queue_key("study"), 0, -1) == [request.encode()]
 
 
+async def test_a_stopped_bridge_gives_back_nothing_of_which_text_was_told(
+    run: Run, llama: Llama, checkpoint: Checkpoint, redis_settings: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text whose tokens are not counted before its word ends."""
+
+    async def uncounted(*_: object) -> AsyncIterator[tuple[Event, int]]:
+        yield ChoicePiece(index=0, offset=0, text="Wid", num_tokens=0), 0
+        await asyncio.sleep(3_600)
+
+    request = make_request()
+    async with bridged(llama.address, run, checkpoint, redis_settings, grace_seconds=0.0) as bridge:
+        await until_served()
+        monkeypatch.setattr(bridge, "_events", uncounted)
+        await provider.submit(request)
+        while await client().xlen(wire.stream_key(request.request_id)) < 2:
+            await asyncio.sleep(0.01)
+        bridge.stop()
+        while bridge.underway:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert await client().llen(wire.queue_key("study")) == 0
+
+
+async def test_a_server_is_asked_for_as_many_texts_as_it_has_slots(
+    run: Run, llama: Llama, checkpoint: Checkpoint, redis_settings: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    running = 0
+    request = make_request(n=9, max_tokens=3)
+    async with bridged(llama.address, run, checkpoint, redis_settings, num_slots=2) as bridge:
+        await until_served()
+        stream = bridge._server.stream
+
+        async def counted(body: dict[str, Any]) -> AsyncIterator[Any]:
+            nonlocal running
+            running += 1
+            counts.append(running)
+            async with aclosing(stream(body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            running -= 1
+
+        monkeypatch.setattr(bridge._server, "stream", counted)
+        await provider.submit(request)
+        await read(request)
+    assert max(counts) == 2
+    assert len(counts) == 9
+
+
 async def test_a_bridge_says_what_it_serves(
     run: Run, llama: Llama, checkpoint: Checkpoint, redis_settings: RedisServer
 ) -> None:
