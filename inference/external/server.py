@@ -20,8 +20,6 @@ HEARD_SECONDS = 2.0
 TRIES = 3
 PAUSE_SECONDS = 0.5
 """Before a server is asked again."""
-REFUSALS = (400, 422)
-"""Of a body that is not understood."""
 SILENCE_SECONDS = 120.0
 """A server that streams nothing for so long is given up; a long prompt takes its time."""
 DATA = b"data:"
@@ -121,12 +119,14 @@ class ExternalServer:
         return OpenAI(name, self._tokenizer, takes_tokens=await self._takes_tokens(name))
 
     async def _takes_tokens(self, name: str) -> bool:
-        """Raises: httpx.HTTPError where the server says neither yes nor no."""
-        body = {"model": name, "prompt": [0], "max_tokens": 1}
-        answer = await self._client.post("/v1/completions", json=body)
-        if answer.status_code in REFUSALS:
-            return False
-        return answer.raise_for_status().is_success
+        """Whether it fails at tokens, which some do with 500, and not at a text. Raises: httpx.HTTPError."""
+        if (await self._complete(name, [0])).is_success:
+            return True
+        (await self._complete(name, "a")).raise_for_status()
+        return False
+
+    async def _complete(self, name: str, prompt: str | list[int]) -> httpx.Response:
+        return await self._client.post("/v1/completions", json={"model": name, "prompt": prompt, "max_tokens": 1})
 
     async def _events(self, body: Json) -> AsyncGenerator[Json]:
         async with self._client.stream("POST", self.dialect.path, json=body) as answer:

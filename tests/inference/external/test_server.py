@@ -95,20 +95,20 @@ async def test_an_errors_words_are_not_told_since_they_may_be_the_prompts(
     assert SECRET_WORD not in str(error.value)
 
 
-@pytest.mark.parametrize(("status", "takes_tokens"), [(200, True), (400, False), (422, False)])
-async def test_a_server_is_asked_once_whether_it_takes_tokens(
-    script: Script, status: int, *, takes_tokens: bool
+@pytest.mark.parametrize(("statuses", "takes_tokens"), [([200], True), ([422, 200], False), ([500, 200], False)])
+async def test_a_server_that_takes_a_text_is_asked_whether_it_takes_tokens(
+    script: Script, statuses: list[int], *, takes_tokens: bool
 ) -> None:
-    script.owner, script.statuses = "somebody", [status]
+    script.owner, script.statuses = "somebody", [*statuses]
     server = ExternalServer(script.url, api_key="", tokenizer=make_tokenizer())
     await server.probe()
     await server.close()
     assert server.dialect._takes_tokens is takes_tokens
-    assert script.num_posts == 1
+    assert script.num_posts == len(statuses)
 
 
 async def test_a_server_that_is_busy_as_it_is_asked_first_is_asked_again(script: Script) -> None:
-    script.owner, script.statuses = "somebody", [503]
+    script.owner, script.statuses = "somebody", [503, 503]
     server = ExternalServer(script.url, api_key="", tokenizer=make_tokenizer())
     with pytest.raises(ServerFailed, match="503"):
         await server.probe()
