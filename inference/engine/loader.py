@@ -50,7 +50,7 @@ class Loader:
     def poll(
         self, *, wanted: Sequence[str] = (), is_idle: Callable[[str], bool] = lambda name: True
     ) -> Iterator[Change]:
-        """What changes, each as it does: checkpoints published since the last poll, and `wanted` older ones.
+        """What changes, each as it does: experiments that are displaced, new checkpoints, and `wanted` older ones.
 
         Of the latter, the last asked for comes first, and one leaves only where `is_idle` says that nobody reads from
         it. A database that is away, or a checkpoint that cannot be loaded, is logged and stays among the problems; what
@@ -58,7 +58,9 @@ class Loader:
         """
         close_old_connections()
         try:
-            yield from self._load_all(self._newest())
+            newest = self._newest()
+            yield from self._leave_all_but(name for name, _ in newest)
+            yield from self._load_all(newest)
             yield from self._load_extras(wanted, is_idle)
         except OperationalError as error:
             if "database" not in self._problems:
@@ -79,6 +81,13 @@ class Loader:
         if self._experiment is not None:
             served = served.filter(experiment__slug=self._experiment)
         return [(checkpoint.experiment.slug, checkpoint) for checkpoint in served[:MAX_MODELS]]
+
+    def _leave_all_but(self, names: Iterable[str]) -> Iterator[Change]:
+        """An experiment that newer ones have displaced is left to other engines, and not served from an old round."""
+        for name in self._loaded.keys() - set(names) - set(self._extras):
+            del self._loaded[name]
+            self._problems.pop(name, None)
+            yield name, None
 
     def _load_all(self, models: Iterable[tuple[str, Checkpoint]]) -> Iterator[Change]:
         for name, checkpoint in models:

@@ -89,12 +89,13 @@ class Engine:
     def _install(self) -> None:
         while not self.installed.empty():
             model, runner = self.installed.get()
+            # A new dict: others read the old one meanwhile.
+            others = {name: serving for name, serving in self._current.items() if name != model}
             if runner is None:
-                self._current.pop(model, None)
+                self._current = others
                 logger.info("no longer serving %s", model)
                 continue
-            # A new dict: others read the old one meanwhile.
-            self._current = {**self._current, model: runner}
+            self._current = {**others, model: runner}
             if runner not in self._runners:
                 self._runners.append(runner)
             logger.info("serving %s from checkpoint %s", model, runner.sha256[:12])

@@ -40,6 +40,21 @@ def test_an_engine_may_be_kept_to_one_experiment(storage: Path, tmp_path: Path) 
     assert len(polled(make_loader())) == 2
 
 
+def test_an_experiment_that_newer_ones_displace_is_left(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "MAX_MODELS", 1)
+    make_served_experiment(tmp_path, slug="older")
+    of = make_loader()
+    assert [model for model, _ in polled(of)] == ["older"]
+    newer = make_served_experiment(tmp_path, slug="newer")
+    changes = dict(of.poll())
+    assert changes.keys() == {"older", "newer"}
+    assert changes["older"] is None
+    newer.checkpoints.update(published_at=None)
+    assert [model for model, runner in of.poll() if runner is not None] == ["older"]
+
+
 def test_a_damaged_checkpoint_is_reported_and_not_served(
     storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
