@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+from botocore.config import Config
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
@@ -140,7 +141,8 @@ STORAGES: dict[str, Any] = {
                 "endpoint_url": os.environ.get("FAI_S3_ENDPOINT_URL") or None,
                 "access_key": os.environ.get("FAI_S3_ACCESS_KEY"),
                 "secret_key": os.environ.get("FAI_S3_SECRET_KEY"),
-                "signature_version": "s3v4",
+                # A host that answers nothing is given up before those who wait for it are.
+                "client_config": Config(signature_version="s3v4", connect_timeout=5),
                 "file_overwrite": True,
                 "querystring_expire": 3_600,
             },
