@@ -33,7 +33,7 @@ class TextStream:
         if self.is_stopped:
             return ""
         data = token_bytes(self._tokenizer, token)
-        self.offsets.append(self._num_decoded + self._breaks_character(data))
+        self.offsets.append(self._num_decoded + self._num_broken(data))
         decoded = self._decoder.decode(data)
         self._num_decoded += len(decoded)
         has_half_character = bool(self._decoder.getstate()[0])
@@ -56,9 +56,10 @@ class TextStream:
         self._num_decoded += len(decoded)
         return self._cut(decoded, is_last=True)
 
-    def _breaks_character(self, data: bytes) -> bool:
-        """Whether half a character waits that the bytes do not go on with: it becomes one replacement character."""
-        return bool(self._decoder.getstate()[0]) and not 0x80 <= data[0] < 0xC0
+    def _num_broken(self, data: bytes) -> int:
+        """Replacement characters that half a character becomes which waits and with which the bytes do not go on."""
+        goes_on = 0x80 <= data[0] < 0xC0
+        return 0 if goes_on else len(self._decoder.getstate()[0].decode(errors="replace"))
 
     def _cut(self, decoded: str, *, is_last: bool) -> str:
         text = self._held + decoded

@@ -81,6 +81,14 @@ def test_tokens_of_one_character_begin_where_it_does() -> None:
     assert stream.offsets == [0, 1, 1, 1, 2]
 
 
+def test_half_a_surrogate_becomes_two_characters_before_the_next_token() -> None:
+    """UTF-8's decoder holds ED A0 back, which no character has, and then replaces each byte."""
+    of_bytes = {token_bytes(TOKENIZER, token): token for token in range(TOKENIZER.get_vocab_size())}
+    stream = TextStream(TOKENIZER)
+    assert "".join(stream.push(of_bytes[data]) for data in (b"\xed", b"\xa0", b"a")) == "\ufffd\ufffda"
+    assert stream.offsets == [0, 0, 2]
+
+
 def test_texts_without_tokens_are_cut_at_a_stop_as_well() -> None:
     stream = TextStream(TOKENIZER, stop=["XYZ"])
     pieces = [stream.push_text(text, num_tokens=num) for text, num in [("ab X", 2), ("Yc", 1), ("XYZd", 2), ("e", 1)]]

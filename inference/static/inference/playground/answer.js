@@ -53,6 +53,7 @@ export class Answer {
       this.#end(error);
     }
     this.#tokens.finish();
+    if (isScored) this.showProbabilities(true);
     this.element.removeAttribute("aria-busy");
     this.#showFigures(fields.seed);
   }
