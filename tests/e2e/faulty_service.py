@@ -9,12 +9,8 @@ from typing import Any, TypeVar
 
 import httpx
 import openai
-from redis import Redis
-from redis.exceptions import RedisError
 
 from fai_project.processes import Process
-from inference import wire
-from inference.status import EngineStatus
 from tests.e2e.completion_service import MODEL, START_SECONDS, CompletionService
 
 T = TypeVar("T")
@@ -45,19 +41,6 @@ class FaultyService(CompletionService):
 
     def end_part(self, name: str) -> None:
         self.parts.pop(name).stop()
-
-    def engines(self) -> list[EngineStatus]:
-        """What the living engines say; nothing while Redis is away."""
-        with Redis.from_url(self.redis.url) as redis:
-            try:
-                keys = [wire.alive_key(name.decode()) for name in redis.smembers(wire.ENGINES_KEY)]
-                return [EngineStatus.decode(told) for key in keys if (told := redis.get(key)) is not None]
-            except RedisError:
-                return []
-
-    def num_running(self) -> int:
-        """Requests that engines work on."""
-        return sum(model.num_running for engine in self.engines() for model in engine.models)
 
     @contextmanager
     def chat(self, *, port: int | None = None, **options: Any) -> Iterator[openai.Stream[Any]]:

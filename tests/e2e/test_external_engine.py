@@ -175,4 +175,4 @@ def test_a_server_that_dies_ends_its_streams_for_free_and_its_model_is_unavailab
         assert caught.value.code == "engine_failed"
         assert service.wait_for_bill().state == "failed"
         assert service.balance() == before
-        wait_for(lambda: service._try().status_code == 503, seconds=15, what="the model is unavailable")
+        wait_for(lambda: service._try().status_code == 503, seconds=60, what="the model is unavailable")

@@ -53,7 +53,7 @@ def test_a_killed_web_process_leaves_no_hold_and_no_work_behind(service: FaultyS
     assert service.evaluate("reap_later()") == "1"
     assert service.balance() == before
     assert service.wait_for_bill().state == "failed"
-    wait_for(lambda: service.num_running() == 0, what="the engine stops", seconds=5)
+    wait_for(lambda: service.num_running() == 0, what="the engine stops", seconds=60)
     assert service.post().status_code == 200
 
 

@@ -125,8 +125,8 @@ def test_the_simulator_gives_the_losses_and_the_bytes_of_real_workers(cluster: C
     cluster.create_experiment(
         SLUG,
         codec=CODEC,
-        round_tokens=16_384,
-        round_min_tokens=8_192,
+        round_tokens=8_192,
+        round_min_tokens=4_096,
         job_seconds=3,
         rounds=NUM_ROUNDS,
         **{name: json.dumps(value) for name, value in options.items()},
@@ -139,4 +139,5 @@ def test_the_simulator_gives_the_losses_and_the_bytes_of_real_workers(cluster: C
     found_losses, sizes = replay(done, read_text(cluster), tmp_path)
     assert sizes == [one.size_bytes for one in done]
     assert found_losses == pytest.approx(losses(cluster), rel=1e-6)
-    assert found_losses[-1] < 0.98 * found_losses[0], "how many tokens a round has is up to the machine, half of them at least"
+    # How many tokens a round has depends on the machine: half of them at least.
+    assert found_losses[-1] < 0.98 * found_losses[0]

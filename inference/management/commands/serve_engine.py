@@ -21,7 +21,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--dedicated",
             action="store_true",
-            help="nothing else computes on these cores: all of them are taken and idle threads spin, 1.4 to 1.6 times as fast on two",
+            help="nothing else computes on these cores: idle threads spin, on all, 1.4 to 1.6 times as fast on two",
         )
         parser.add_argument(
             "--extra-models",
