@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.db.backends.sqlite3.base import DatabaseOperations
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
@@ -99,3 +100,15 @@ def _free_port() -> int:
 @pytest.fixture
 def now() -> datetime:
     return datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def wide_pool(transactional_db: None) -> Iterator[None]:
+    """Forty connections for PostgreSQL's threads, waited for a minute: many really meet, and none is refused."""
+    options: dict[str, Any] = connection.settings_dict["OPTIONS"]
+    kept = options["pool"]
+    connection.close_pool()  # type: ignore[attr-defined]
+    options["pool"] = {"min_size": 0, "max_size": 40, "timeout": 60}
+    yield
+    connection.close_pool()  # type: ignore[attr-defined]
+    options["pool"] = kept

@@ -15,18 +15,6 @@ from tests.contributors.make import NOW, make_contributor, make_earning, make_ho
 pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("wide_pool")]
 
 
-@pytest.fixture
-def wide_pool(transactional_db):
-    """Forty connections: with psycopg's default of four, at most four threads would really meet."""
-    options = connection.settings_dict["OPTIONS"]
-    kept = options["pool"]
-    connection.close_pool()
-    options["pool"] = {"min_size": 0, "max_size": 40, "timeout": 60}
-    yield
-    connection.close_pool()
-    options["pool"] = kept
-
-
 def run_together(calls, *, num_threads):
     """What each call returned or raised, all of them let loose at one moment."""
     start = threading.Barrier(num_threads)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import connections
 from django.utils import timezone
 
 from contributors.models import Txn
@@ -50,18 +50,6 @@ LOSSES = (
     rounds.NothingToMerge,
     uploads.OffsetMismatch,
 )
-
-
-@pytest.fixture
-def wide_pool(transactional_db: None) -> Iterator[None]:
-    """Forty connections: with psycopg's default of four, at most four threads would really meet."""
-    options: dict[str, Any] = connection.settings_dict["OPTIONS"]
-    kept = options["pool"]
-    connection.close_pool()  # type: ignore[attr-defined]
-    options["pool"] = {"min_size": 0, "max_size": 40, "timeout": 60}
-    yield
-    connection.close_pool()  # type: ignore[attr-defined]
-    options["pool"] = kept
 
 
 def at_once(call: Callable[[], Any], *, num_threads: int = NUM_THREADS) -> list[Any]:

@@ -1,7 +1,7 @@
 """Real threads on PostgreSQL: neither a balance nor a cap is ever spent twice."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -14,7 +14,7 @@ from inference.models import Completion
 from tests.contributors.make import NOW, make_contributor, make_key
 from tests.training.make import make_checkpoint, make_experiment
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("wide_pool")]
 NUM_REQUESTS = 40
 NUM_CAPPED_REQUESTS = 200
 
@@ -26,11 +26,9 @@ def run_in_threads(function: Callable[[int], None], *, count: int = NUM_REQUESTS
         finally:
             connections.close_all()
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(run, number) for number in range(count)]:
+            future.result()
 
 
 def test_requests_that_together_cost_twice_the_balance_share_it() -> None:

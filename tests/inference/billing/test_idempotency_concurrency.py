@@ -9,7 +9,7 @@ from tests.contributors.make import NOW, make_contributor, make_key
 from tests.inference.billing.test_charges_concurrency import NUM_REQUESTS, run_in_threads
 from tests.training.make import make_checkpoint, make_experiment
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("wide_pool")]
 
 
 def test_of_many_requests_with_one_key_one_is_billed() -> None:
