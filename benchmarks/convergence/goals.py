@@ -106,6 +106,12 @@ GOALS: tuple[LossGoal | BytesGoal | UtilisationGoal, ...] = (
         what="speeds 4x apart, a quorum, over waiting, at as many rounds",
     ),
     LossGoal(
+        scenario="spread-buffered",
+        against="spread-sync",
+        most=0.01,
+        what="speeds 4x apart, a merge a half round, over waiting",
+    ),
+    LossGoal(
         scenario="spread-async", against="spread-sync", most=0.01, what="speeds 4x apart, a merge a delta, over waiting"
     ),
     LossGoal(scenario="attack-sign-flip-1", against=DEFENDED, most=0.02, what="1 of 8 flips signs x10, over no attack"),
